@@ -1,0 +1,56 @@
+"""Which array module and which kernels a tape runs on."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from calmgrad.kernels.protocol import Array, ArrayModule, Kernels
+
+Name = Literal["reference", "cpu"]
+NAMES: tuple[Name, ...] = ("reference", "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """An array module (NumPy or CuPy) and the kernels that go with it."""
+
+    name: Name
+    xp: ArrayModule
+    kernels: Kernels
+
+
+@cache
+def load(name: Name) -> Backend:
+    """Import a backend: `reference` (whole arrays) or `cpu` (Numba).
+
+    Raises:
+        ValueError: there is no backend of this name.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown backend {name!r}: expected one of {', '.join(NAMES)}")
+    kernels = import_module(f"calmgrad.kernels.{name}")
+    return Backend(name, np, cast(Kernels, kernels))
+
+
+@cache
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def one_blas_thread() -> Any:
+    """A context in which BLAS uses the calling thread alone.
+
+    Shards are the unit of parallel work; and BLAS gives other bytes with another number of
+    threads, so one thread is also what makes runs repeat.
+    """
+    return _blas().limit(limits=1)
+
+
+def to_numpy(array: Array) -> Any:
+    """The array on the host."""
+    return array.get() if hasattr(array, "get") else array

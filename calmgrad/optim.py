@@ -1,0 +1,105 @@
+"""AdamW and SGD over the flat buffers (FORMATS §7)."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from calmgrad.backend import Backend
+from calmgrad.config import ModelConfig
+from calmgrad.kernels.protocol import Array
+from calmgrad.layout import segments
+
+
+class Optimizer(Protocol):
+    """Something that updates the flat parameters `p` from the flat gradient `g`."""
+
+    def update(self, p: Array, g: Array, scale: float, lr: float) -> None:
+        """One update with the gradient `scale * g` and learning rate `lr`."""
+        ...
+
+
+@dataclass(slots=True)
+class AdamW:
+    """Adam with decoupled weight decay on everything but A_log and D.
+
+    With bias-corrected moments m̂ and v̂ of the gradient::
+
+        p = p - lr * weight_decay * p - lr * m̂ / (sqrt(v̂) + eps)
+
+    Attributes:
+        m, v: flat moments in buffer order.
+        step: updates done.
+    """
+
+    backend: Backend
+    config: ModelConfig
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    m: Array = field(init=False)
+    v: Array = field(init=False)
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        xp, size = self.backend.xp, self.config.param_count
+        self.m = xp.zeros(size, "float32")
+        self.v = xp.zeros(size, "float32")
+
+    def update(self, p: Array, g: Array, scale: float, lr: float) -> None:
+        self.step += 1
+        for start, stop, decays in segments(self.config):
+            part = slice(start, stop)
+            self.backend.kernels.adamw(
+                p[part], self.m[part], self.v[part], g[part],
+                scale, lr, self.weight_decay if decays else 0.0,
+                self.beta1, self.beta2, self.eps, self.step,
+            )  # fmt: skip
+
+
+@dataclass(slots=True)
+class SGD:
+    """Plain gradient descent with decoupled weight decay on everything but A_log and D.
+
+    ::
+
+        p = p - lr * weight_decay * p - lr * g
+    """
+
+    backend: Backend
+    config: ModelConfig
+    weight_decay: float = 0.01
+
+    def update(self, p: Array, g: Array, scale: float, lr: float) -> None:
+        for start, stop, decays in segments(self.config):
+            part = slice(start, stop)
+            decay = self.weight_decay if decays else 0.0
+            self.backend.kernels.sgd(p[part], g[part], scale, lr, decay)
+
+
+OPTIMIZERS = ("adam", "sgd")
+
+
+def make_optimizer(
+    name: str,
+    backend: Backend,
+    config: ModelConfig,
+    weight_decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> Optimizer:
+    """The optimizer "adam" or "sgd".
+
+    Raises:
+        ValueError: another name.
+    """
+    if name == "adam":
+        return AdamW(backend, config, weight_decay, beta1, beta2, eps)
+    if name == "sgd":
+        return SGD(backend, config, weight_decay)
+    raise ValueError(f"optimizer {name!r}: expected {' or '.join(OPTIMIZERS)}")
+
+
+def clip_scale(norm: float, max_norm: float) -> float:
+    """min(1, max_norm / (norm + 1e-6)); 1 when max_norm is 0 (FORMATS §7)."""
+    return min(1.0, max_norm / (norm + 1e-6)) if max_norm > 0 else 1.0

@@ -1,0 +1,38 @@
+"""Shape contracts, written in the letters the docstrings use."""
+
+from calmgrad.kernels.protocol import Array
+
+
+def check(op: str, **contracts: tuple[Array, str]) -> dict[str, int]:
+    """Bind every letter of the contracts to one size and return the binding.
+
+    >>> import numpy as np
+    >>> check("op", x=(np.ones((4, 2)), "T C"), bias=(np.ones(3), "C"))
+    Traceback (most recent call last):
+    ...
+    ValueError: op: bias has shape (3,), expected (C,) with C = 2 from x
+
+    A contract may hold products (`2*C`); their letters must be bound before.
+    """
+    sizes: dict[str, int] = {}
+    origin: dict[str, str] = {}
+    for name, (array, contract) in contracts.items():
+        letters = contract.split()
+        shape = array.shape
+        if len(shape) != len(letters):
+            raise ValueError(f"{op}: {name} has shape {shape}, expected {_tuple(letters)}")
+        for letter, size in zip(letters, shape, strict=True):
+            factor, _, bare = letter.rpartition("*")
+            expected = sizes.get(bare)
+            if expected is None:
+                sizes[bare], origin[bare] = size, name
+            elif expected * int(factor or 1) != size:
+                raise ValueError(
+                    f"{op}: {name} has shape {shape}, expected {_tuple(letters)}"
+                    f" with {bare} = {expected} from {origin[bare]}"
+                )
+    return sizes
+
+
+def _tuple(letters: list[str]) -> str:
+    return f"({', '.join(letters)}{',' if len(letters) == 1 else ''})"

@@ -1,0 +1,257 @@
+"""Record what the forward pass did; undo it in reverse order.
+
+A Tensor is a value and, during the backward pass, its gradient. An op computes its output and
+records a step that turns the output's gradient into those of its inputs. `backward` runs the
+steps from last to first. An activation's gradient is written by the last op that used it, added
+to by the others, and given back as soon as the op that made it is done: so few are alive at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from calmgrad.arena import Arena, Pool
+from calmgrad.backend import Backend
+from calmgrad.kernels.protocol import Array
+
+
+class Tensor:
+    """A value on a tape, and its gradient once something has flowed back to it."""
+
+    __slots__ = ("_buffer", "_columns", "_filled", "_parent", "_persistent", "_views", "tape", "value")
+
+    def __init__(self, value: Array, tape: Tape, buffer: Array | None = None) -> None:
+        self.value = value
+        self.tape = tape
+        self._buffer = buffer  # where the gradient is, or will be
+        self._persistent = buffer is not None  # the buffer is the caller's, for many passes
+        self._filled = False  # whether it holds something of this pass
+        self._parent: Tensor | None = None  # a view shares some columns of another tensor,
+        self._columns = slice(None)  # value and gradient
+        self._views: list[Tensor] = []  # all columns of this tensor, or none
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def grad(self) -> Array | None:
+        """The gradient, same shape as the value; None where nothing has flowed back."""
+        self._settle()
+        return self._buffer if self._filled else None
+
+    def gradient(self) -> AbstractContextManager[Array]:
+        """`with x.gradient() as dx:` an array to write this op's share of the gradient to.
+
+        Where another op has left its share already, `dx` is scratch that is added at the end.
+        """
+        return _Share(self)
+
+    def gradient_to_add(self) -> tuple[Array, bool]:
+        """The gradient itself, and whether it holds something that must be added to."""
+        self._settle()
+        buffer, held = self._open()
+        self._filled = True
+        return buffer, held
+
+    def split(self, *sizes: int) -> list[Tensor]:
+        """Views of the first `sizes[0]` columns, the next `sizes[1]`, … of all columns."""
+        start = 0
+        for size in sizes:
+            view = Tensor(self.value[:, start : start + size], self.tape)
+            view._parent, view._columns = self, slice(start, start + size)
+            self._views.append(view)
+            start += size
+        if start != self.shape[1]:
+            raise ValueError(f"split: sizes {sizes} of {self.shape[1]} columns")
+        return self._views[-len(sizes) :]
+
+    def take_over(self, other: Tensor) -> None:
+        """Add the gradient of `other`, a tensor of the same shape that needs it no more."""
+        given = other.grad
+        assert given is not None
+        movable = other._parent is None and not other._persistent
+        if movable and self._buffer is None and self._parent is None:
+            self._buffer, self._filled, other._buffer = given, True, None
+        else:
+            with self.gradient() as mine:
+                mine[...] = given
+
+    def drop(self) -> None:
+        """Forget the gradient and give its memory back."""
+        if self._parent is None and self._buffer is not None:
+            self.tape.pool.give(self._buffer)
+        self._buffer = None
+        self._filled = False
+
+    def _open(self) -> tuple[Array, bool]:
+        if self._buffer is None:
+            if self._parent is None:
+                self._buffer = self.tape.pool.take(self.shape)
+            else:
+                whole, self._filled = self._parent._open()
+                self._buffer = whole[:, self._columns]
+        return self._buffer, self._filled
+
+    def _settle(self) -> None:
+        """When views have been written, the whole has been: with 0 where no view was."""
+        if self._filled or not any(view.grad is not None for view in self._views):
+            return
+        for view in self._views:
+            buffer, filled = view._open()
+            if not filled:
+                buffer.fill(0)
+                view._filled = True
+        self._filled = True
+
+
+class _Share:
+    """One op's share of a gradient."""
+
+    __slots__ = ("held", "scratch", "tensor", "total")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __enter__(self) -> Array:
+        self.total, self.held = self.tensor.gradient_to_add()
+        if not self.held:
+            return self.total
+        self.scratch = self.tensor.tape.pool.take(self.tensor.shape)
+        return self.scratch
+
+    def __exit__(self, *exc: object) -> None:
+        if self.held:
+            self.tensor.tape.backend.xp.add(self.total, self.scratch, out=self.total)
+            self.tensor.tape.pool.give(self.scratch)
+
+
+class _Scratch:
+    """A flat array for the time of a kernel call."""
+
+    __slots__ = ("array", "pool")
+
+    def __init__(self, pool: Pool, size: int) -> None:
+        self.pool = pool
+        self.array = pool.take((size,))
+
+    def __enter__(self) -> Array:
+        return self.array
+
+    def __exit__(self, *exc: object) -> None:
+        self.pool.give(self.array)
+
+
+@dataclass(slots=True)
+class Step:
+    """One op on the tape: its name, where in the network it stands, and its way back."""
+
+    op: str
+    scope: str
+    output: Tensor
+    backward: Callable[[], None]
+
+
+class Tape:
+    """The steps of one forward pass, and the memory its values and gradients live in.
+
+    Args:
+        backend: arrays and kernels to compute with.
+        dtype: "float32" or "float64".
+        record: False for a forward pass alone, which frees memory as it goes.
+
+    Attributes:
+        scope: where in the network the next ops stand ("blocks.0.mixer"); the caller sets it.
+        observer: called with ("forward" | "backward", step) after each step: for profiles,
+            traces and the search for the first NaN.
+    """
+
+    def __init__(self, backend: Backend, dtype: str = "float32", record: bool = True) -> None:
+        self.backend = backend
+        self.dtype = dtype
+        self.recording = record
+        self.values = Arena(backend.xp, dtype)
+        self.pool = Pool(backend.xp, dtype)
+        self.steps: list[Step] = []
+        self.scope = ""
+        self.observer: Callable[[str, Step], None] | None = None
+        self.parameters: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Forget the previous pass."""
+        self.steps.clear()
+        self.values.reset()
+        self.pool.reset()
+        for parameter in self.parameters:
+            parameter._filled = False
+            parameter._views.clear()
+
+    def parameter(self, value: Array, gradient: Array | None = None) -> Tensor:
+        """A tensor that outlives the passes; each pass overwrites `gradient` with its own.
+
+        Without `gradient`, only this pass' gradient exists, as with any other tensor.
+        """
+        for array in (value, gradient):
+            if array is None or array.ndim == 0 or array.shape[-1] == 1:
+                continue
+            if array.strides[-1] != array.itemsize:
+                raise ValueError("parameter: the last axis must be contiguous")
+        tensor = Tensor(value, self, buffer=gradient)
+        self.parameters.append(tensor)
+        return tensor
+
+    def constant(self, value: Array) -> Tensor:
+        """A tensor of this pass that holds a copy of `value`, an array or a number."""
+        array = self.backend.xp.asarray(value, self.dtype)
+        tensor = self.empty(array.shape)
+        tensor.value[...] = array
+        return tensor
+
+    def empty(self, shape: tuple[int, ...]) -> Tensor:
+        """A tensor with an uninitialised value, to be an op's output."""
+        return Tensor(self.values.take(shape), self)
+
+    def scratch(self, size: int) -> AbstractContextManager[Array]:
+        """`with tape.scratch(n) as work:` n uninitialised elements."""
+        return _Scratch(self.pool, size)
+
+    def record(self, op: str, output: Tensor) -> Callable[[Callable[[], None]], None]:
+        """Decorate the backward step of `op`, right after its forward computation."""
+
+        def append(backward: Callable[[], None]) -> None:
+            step = Step(op, self.scope, output, backward)
+            if self.recording:
+                self.steps.append(step)
+            if self.observer is not None:
+                self.observer("forward", step)
+
+        return append
+
+    def keep(self, x: Tensor, mark: tuple[int, int]) -> Tensor:
+        """When not recording, free all values made since `mark` but that of `x`."""
+        if self.recording:
+            return x
+        self.values.release(mark)
+        moved = self.empty(x.shape)
+        if moved.value.ctypes.data != x.value.ctypes.data:
+            moved.value[...] = x.value  # NumPy copies correctly where the two overlap
+        return moved
+
+    def backward(self, output: Tensor, seed: Array) -> None:
+        """Carry the gradient `seed` of `output` back to every parameter of the tape.
+
+        Afterwards each parameter's gradient holds that of this pass: 0 where none arrived.
+        """
+        with output.gradient() as gradient:
+            gradient[...] = seed
+        for step in reversed(self.steps):
+            if step.output.grad is not None:
+                step.backward()
+                if self.observer is not None:
+                    self.observer("backward", step)
+                step.output.drop()
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter._open()[0].fill(0)

@@ -1,0 +1,406 @@
+"""The Trainer: steps, accumulation, EWC and contrastive steps on one model (FORMATS §7)."""
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calmgrad import backend as backends
+from calmgrad import ewc
+from calmgrad.errors import CalmgradError, DivergedError
+from calmgrad.kernels.protocol import Array
+from calmgrad.layout import layout
+from calmgrad.model import Model, Tokens, checked_sequence, checked_tokens
+from calmgrad.ops.infonce import infonce
+from calmgrad.ops.pool import POOLS
+from calmgrad.optim import clip_scale, make_optimizer
+from calmgrad.shards import SHARD_TOKENS, Runner, Shard, embedding_head, loss_head, pack, pack_targets
+from calmgrad.tape import Tape
+
+REDUCTIONS = ("sequence", "token")
+
+
+class Trainer:
+    """Trains a model in place; names follow the Lua API.
+
+    Args:
+        model: its weights are updated where they are.
+        lr: learning rate; 0 is allowed. `set_lr` changes it.
+        optimizer: "adam" (AdamW) or "sgd".
+        beta1, beta2, eps: Adam's.
+        weight_decay: decoupled, on everything but A_log and D.
+        grad_clip: largest norm of the gradient; 0 = off.
+        ewc_lambda: strength of the EWC penalty; 0 = off. Needs `fisher` and `anchor`.
+        reduction: "sequence": mean over the batch of each sequence's mean loss (C engine);
+            "token": mean over all targets of the batch (calm-mamba).
+        threads: shards worked on at once; None: one for each core. Results do not depend on it.
+        device: "auto" or "cpu".
+        shard_tokens: about how many tokens a thread works on at a time.
+
+    Attributes:
+        grads: flat float32 gradient in buffer order; after a step, before clipping.
+        grad_norm: its L2 norm at the last step or update.
+        lr: learning rate of the next update.
+
+    Raises:
+        ValueError: an argument out of its range.
+        FileError: the model's weights are not finite.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        lr: float = 1e-4,
+        optimizer: str = "adam",
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        grad_clip: float = 1.0,
+        ewc_lambda: float = 0.0,
+        reduction: str = "sequence",
+        threads: int | None = None,
+        device: str = "auto",
+        shard_tokens: int = SHARD_TOKENS,
+    ) -> None:
+        ranges = {
+            "beta1": (beta1, 0 <= beta1 < 1, "at least 0, below 1"),
+            "beta2": (beta2, 0 <= beta2 < 1, "at least 0, below 1"),
+            "eps": (eps, 0 < eps < math.inf, "above 0"),
+            "weight_decay": (weight_decay, 0 <= weight_decay < math.inf, "at least 0"),
+            "grad_clip": (grad_clip, 0 <= grad_clip < math.inf, "at least 0 (0 = off)"),
+            "ewc_lambda": (ewc_lambda, 0 <= ewc_lambda < math.inf, "at least 0 (0 = off)"),
+            "shard_tokens": (shard_tokens, shard_tokens >= 1, "at least 1"),
+        }
+        for name, (value, holds, expected) in ranges.items():
+            if not holds:
+                raise ValueError(f"{name} = {value}: expected {expected}")
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction {reduction!r}: expected {' or '.join(REDUCTIONS)}")
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"device {device!r}: expected auto or cpu")
+        model.data().check_finite("model")
+        self.model = model
+        self.reduction = reduction
+        self.grad_clip = grad_clip
+        self.ewc_lambda = ewc_lambda
+        self.shard_tokens = shard_tokens
+        self.grad_norm = math.nan
+        self._backend = backends.load("cpu")
+        self._optimizer = make_optimizer(
+            optimizer, self._backend, model.config, weight_decay, beta1, beta2, eps
+        )
+        self._runner = Runner(self._backend, model.config, model.weights, threads)
+        self._grads: Array = self._backend.xp.zeros(model.weights.size, "float32")
+        self._gathered = 0.0  # sequences (or targets) whose gradients `accumulate` has added
+        self._warned = False
+        self._closed = False
+        self.set_lr(lr)
+        if ewc_lambda > 0 and model.fisher is None:
+            warnings.warn(
+                "ewc_lambda is set, but the model has no Fisher data yet: the penalty is 0"
+                " until compute_fisher",
+                stacklevel=2,
+            )
+
+    # --- training -----------------------------------------------------------------------------
+
+    def step(self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]) -> float:
+        """One update from one batch.
+
+        Zeroes the gradient, runs forward and backward, averages, adds the EWC gradient, clips
+        the norm, and updates the weights.
+
+        Args:
+            sequences: B token lists or arrays, each of 1 to l_max tokens.
+            cmd_positions: B positions of ATN; the tokens after it are the targets.
+
+        Returns:
+            Mean loss in nats, of the weights before the update.
+
+        Raises:
+            ValueError: no sequence, one too long, a token or position out of range.
+            DivergedError: the loss or the gradient's norm is not finite; no weight was changed.
+        """
+        shards, counts = self._checked(sequences, cmd_positions)
+        loss = self._gradient(shards, self._weights(counts), fresh=True)
+        self._gathered = 0
+        self._apply(loss)
+        return loss
+
+    def accumulate(self, tokens: Tokens, cmd_pos: int = 0) -> float:
+        """Add the gradient of one sequence's loss to `grads`, without an update.
+
+        That loss is the mean over the sequence's targets or, with reduction "token", the sum.
+
+        Returns:
+            The sequence's mean loss.
+
+        Raises:
+            ValueError, DivergedError: as `step`.
+        """
+        shards, counts = self._checked([tokens], [cmd_pos])
+        share = 1.0 if self.reduction == "token" else 1.0 / max(int(counts[0]), 1)
+        loss = self._gradient(shards, np.array([share]), fresh=False)
+        self._gathered += int(counts[0]) if self.reduction == "token" else 1
+        if self.reduction == "token":
+            loss /= max(int(counts[0]), 1)
+        if not math.isfinite(loss):
+            raise DivergedError(f"loss is {loss}")
+        return loss
+
+    def update(self) -> None:
+        """One update from the mean of what `accumulate` has gathered; then zero the gradient.
+
+        n calls of `accumulate` and an `update` do what `step` does with these n sequences.
+
+        Raises:
+            DivergedError: the gradient's norm is not finite; no weight was changed.
+        """
+        self._require_open()
+        if self._gathered > 0:
+            self._grads *= np.float32(1 / self._gathered)
+        self._gathered = 0
+        self._apply(0.0)
+        self._grads.fill(0)
+
+    def contrastive_step(
+        self,
+        queries: Sequence[Tokens],
+        positives: Sequence[Tokens],
+        temperature: float = 0.07,
+        pool: str = "mean",
+    ) -> float:
+        """One update from pairs of sequences, by symmetric InfoNCE over the batch.
+
+        Args:
+            queries, positives: B token lists each; pair i is queries[i], positives[i].
+            temperature: of the softmax.
+            pool: "mean" over all positions of a sequence, or "last".
+
+        Returns:
+            The loss before the update; 0 for one pair.
+
+        Raises:
+            ValueError: no pair, unequal numbers, a sequence too long, a token out of range.
+            DivergedError: as `step`.
+
+        Memory is that of a shard and the embeddings, whatever B: all shards are embedded, the
+        loss gives the gradient of each embedding, and each shard is run again with its rows.
+        """
+        self._require_open()
+        pairs = len(queries)
+        if pairs == 0 or pairs != len(positives):
+            raise ValueError(
+                f"contrastive_step: {pairs} queries, {len(positives)} positives:"
+                " expected as many of both, at least one"
+            )
+        if pool not in POOLS:
+            raise ValueError(f"pool {pool!r}: expected {' or '.join(POOLS)}")
+        config = self.model.config
+        named = [(f"query {i}", s) for i, s in enumerate(queries)]
+        named += [(f"positive {i}", s) for i, s in enumerate(positives)]
+        arrays = []
+        for name, sequence in named:
+            array = checked_tokens(sequence, config, name)
+            if array.size > config.l_max:
+                raise ValueError(
+                    f"{name}: {array.size} tokens, expected at most l_max = {config.l_max}"
+                )
+            arrays.append(array)
+        shards = pack(arrays, shard_tokens=self.shard_tokens)
+        head = embedding_head(pool)
+        rows = np.empty((2 * pairs, config.d_model), np.float32)
+        for shard, part in zip(shards, self._runner.run(shards, head), strict=True):
+            rows[shard.rows] = part
+        tape = Tape(self._backend)
+        q, p = tape.constant(rows[:pairs]), tape.constant(rows[pairs:])
+        with backends.one_blas_thread():
+            output = infonce(q, p, temperature)
+            tape.backward(output, np.ones(1, np.float32))
+        loss = float(output.value[0])
+        gradient = np.concatenate([q.grad, p.grad])  # type: ignore[list-item]
+        self._runner.run(shards, head, [gradient[s.rows] for s in shards], self._add(fresh=True))
+        self._gathered = 0
+        self._apply(loss)
+        return loss
+
+    def set_lr(self, lr: float) -> None:
+        """Learning rate from the next update on."""
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"lr = {lr}: expected at least 0")
+        self.lr = lr
+
+    # --- gradients ----------------------------------------------------------------------------
+
+    @property
+    def grads(self) -> NDArray[np.float32]:
+        """The flat gradient, in buffer order."""
+        return self._grads
+
+    def get_grad(self, parameter: int | str) -> NDArray[np.float32]:
+        """The gradient of one parameter, by index from 0 or by name: a view into `grads`.
+
+        Raises:
+            IndexError, KeyError: there is no such parameter.
+        """
+        entries = layout(self.model.config)
+        if isinstance(parameter, str):
+            entry = next((e for e in entries if e.name == parameter), None)
+            if entry is None:
+                raise KeyError(f"no parameter {parameter!r}")
+        else:
+            if not 0 <= parameter < len(entries):
+                raise IndexError(f"parameter {parameter}: expected 0 to {len(entries) - 1}")
+            entry = entries[parameter]
+        return self._grads[entry.start : entry.stop].reshape(entry.shape)
+
+    def zero_grad(self) -> None:
+        """Set the gradient to zero and forget what `accumulate` has counted."""
+        self._grads.fill(0)
+        self._gathered = 0
+
+    # --- EWC ----------------------------------------------------------------------------------
+
+    @property
+    def fisher(self) -> NDArray[np.float32] | None:
+        """Flat Fisher diagonal; None until computed or loaded."""
+        return self.model.fisher
+
+    @property
+    def anchor(self) -> NDArray[np.float32] | None:
+        """Flat weights the penalty pulls towards; None until computed or loaded."""
+        return self.model.anchor
+
+    def compute_fisher(
+        self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]
+    ) -> None:
+        """Set `fisher` to the mean squared per-sequence gradient, `anchor` to the weights.
+
+        A sequence without targets counts with gradient 0. Both go into the file on `save`.
+
+        Raises:
+            ValueError: as `step`.
+            DivergedError: a loss or gradient is not finite; the data are as before.
+        """
+        arrays = self._checked_arrays(sequences, cmd_positions)
+        total = np.zeros(self.model.weights.size, np.float64)
+
+        def add_square(grads: Array, _: int) -> None:
+            np.multiply(grads, grads, out=grads)
+            np.add(total, grads, out=total)
+
+        for array, position in zip(arrays, cmd_positions, strict=True):
+            shards, counts = pack_targets([array], [position], self.shard_tokens)
+            seeds = [np.full(s.tokens.size, 1 / counts[0], np.float32) for s in shards]
+            self._runner.run(shards, loss_head, seeds, add_square)
+        fisher = (total / len(arrays)).astype(np.float32)
+        if not np.isfinite(fisher).all():
+            raise DivergedError("Fisher diagonal: a squared gradient is not finite")
+        self.model.fisher = fisher
+        self.model.anchor = self.model.weights.copy()
+
+    # --- the rest -----------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a CWGT file, with EWC data if there are any."""
+        self.model.save(path)
+
+    def close(self) -> None:
+        """Free gradients, moments and worker memory; the model stays usable."""
+        self._runner.close()
+        self._closed = True
+        self._grads = np.zeros(0, np.float32)
+        del self._optimizer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self._closed:
+            self.close()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise CalmgradError("the trainer is closed")
+
+    def _checked_arrays(
+        self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]
+    ) -> list[NDArray[np.int64]]:
+        self._require_open()
+        if len(sequences) == 0 or len(sequences) != len(cmd_positions):
+            raise ValueError(
+                f"{len(sequences)} sequences, {len(cmd_positions)} cmd_positions:"
+                " expected as many of both, at least one"
+            )
+        pairs = zip(sequences, cmd_positions, strict=True)
+        config = self.model.config
+        return [checked_sequence(s, int(c), config, f"sequence {i}") for i, (s, c) in enumerate(pairs)]
+
+    def _checked(
+        self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]
+    ) -> tuple[list[Shard], NDArray[np.int64]]:
+        arrays = self._checked_arrays(sequences, cmd_positions)
+        shards, counts = pack_targets(arrays, [int(c) for c in cmd_positions], self.shard_tokens)
+        if not self._warned and not counts.all():
+            self._warned = True
+            warnings.warn(
+                f"sequence {int(np.argmin(counts))} has no target after its cmd_pos:"
+                " its loss is 0 (said once)",
+                stacklevel=3,
+            )
+        return shards, counts
+
+    def _weights(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Weight of one target of each sequence in the batch's loss."""
+        if self.reduction == "token":
+            return np.full(counts.size, 1 / max(int(counts.sum()), 1))
+        return np.asarray(1 / (np.maximum(counts, 1) * counts.size))
+
+    def _gradient(self, shards: list[Shard], share: NDArray[np.float64], fresh: bool) -> float:
+        """Loss of the batch; its gradient replaces, or is added to, `grads`.
+
+        `share` is what one target of each sequence weighs in the loss.
+        """
+        weights, seeds = [], []
+        for shard in shards:
+            assert shard.targets is not None
+            weights.append(np.repeat(share[shard.rows], np.diff(shard.packing.offsets)))
+            seeds.append(np.where(shard.targets >= 0, weights[-1], 0).astype(np.float32))
+        if fresh and not shards:
+            self._grads.fill(0)
+        losses = self._runner.run(shards, loss_head, seeds, self._add(fresh))
+        # In float64; without a target, the loss is 0.
+        return float(sum(np.dot(nll, weight) for nll, weight in zip(losses, weights, strict=True)))
+
+    def _add(self, fresh: bool) -> Any:
+        def add(grads: Array, shard: int) -> None:
+            if fresh and shard == 0:
+                self._grads[...] = grads
+            else:
+                np.add(self._grads, grads, out=self._grads)
+
+        return add
+
+    def _apply(self, loss: float) -> None:
+        """EWC, norm, clip, update; nothing changes unless loss and norm are finite."""
+        model, backend = self.model, self._backend
+        if self.ewc_lambda > 0 and model.fisher is not None:
+            ewc.add_penalty_gradient(
+                backend, self._grads, model.weights, model.fisher, model.anchor, self.ewc_lambda
+            )
+        self.grad_norm = math.sqrt(backend.kernels.squared_norm(self._grads))
+        if not (math.isfinite(loss) and math.isfinite(self.grad_norm)):
+            raise DivergedError(
+                f"loss {loss:.6g}, gradient norm {self.grad_norm:.6g}: expected finite numbers;"
+                " the weights are as before this step (a smaller learning rate may help)"
+            )
+        scale = clip_scale(self.grad_norm, self.grad_clip)
+        self._optimizer.update(model.weights, self._grads, scale, self.lr)

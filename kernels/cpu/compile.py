@@ -1,0 +1,57 @@
+"""How kernels are compiled: without the GIL, and cached in a private folder of the user."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def _cache_folder() -> Path | None:
+    """A folder only this user can write, named after the kernel sources; None if there is none.
+
+    Numba notices a change in the file of a function, not in those it calls: hence the hash.
+    Its cache is made of pickles: hence never a shared or temporary folder.
+    """
+    import platformdirs
+
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    chosen = os.environ.get("CALMGRAD_CACHE_DIR")
+    root = Path(chosen) if chosen else platformdirs.user_cache_path("calmgrad", appauthor=False)
+    folder = root / f"kernels-{digest.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Owned by someone else or open to others: their pickles would run as this user.
+        status = folder.stat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+            return None
+        probe = folder / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return None
+    return folder
+
+
+FOLDER = _cache_folder()
+if FOLDER is None:
+    warnings.warn(
+        "no private cache folder: kernels are compiled anew in every process"
+        " (set CALMGRAD_CACHE_DIR to a folder of your own)",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+else:
+    os.environ["NUMBA_CACHE_DIR"] = str(FOLDER)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile with Numba on first use, for the dtypes it is called with."""
+    from numba import config, njit
+
+    if FOLDER is not None:
+        config.CACHE_DIR = str(FOLDER)  # numba may have been imported before this module
+    return njit(nogil=True, cache=FOLDER is not None, error_model="numpy")(function)

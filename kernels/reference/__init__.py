@@ -1,0 +1,46 @@
+"""The formulas in whole-array form, for any float type: the oracle of the tests."""
+
+from calmgrad.kernels.reference.causal_conv1d import (
+    causal_conv1d_backward,
+    causal_conv1d_forward,
+    causal_conv1d_workspace,
+)
+from calmgrad.kernels.reference.cross_entropy import (
+    cross_entropy_backward,
+    cross_entropy_forward,
+)
+from calmgrad.kernels.reference.embedding import embedding_backward, embedding_forward
+from calmgrad.kernels.reference.gelu import gelu_backward, gelu_forward
+from calmgrad.kernels.reference.layer_norm import layer_norm_backward, layer_norm_forward
+from calmgrad.kernels.reference.linear import matmul
+from calmgrad.kernels.reference.optimizer import adamw, ewc_gradient, sgd, squared_norm
+from calmgrad.kernels.reference.pool import pool_backward, pool_forward
+from calmgrad.kernels.reference.selective_scan import (
+    selective_scan_backward,
+    selective_scan_forward,
+    selective_scan_workspace,
+)
+
+__all__ = [
+    "adamw",
+    "causal_conv1d_backward",
+    "causal_conv1d_forward",
+    "causal_conv1d_workspace",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "embedding_backward",
+    "embedding_forward",
+    "ewc_gradient",
+    "gelu_backward",
+    "gelu_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "matmul",
+    "pool_backward",
+    "pool_forward",
+    "selective_scan_backward",
+    "selective_scan_forward",
+    "selective_scan_workspace",
+    "sgd",
+    "squared_norm",
+]
