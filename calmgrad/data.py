@@ -2,7 +2,7 @@
 
 import hashlib
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -60,7 +60,10 @@ class Dataset:
         start, stop = sequences.offsets[row : row + 2]
         return sequences.tokens[start:stop], int(sequences.cmd_positions[row])
 
-    def shuffle(self, seed: int | None = None) -> None:
+    def __iter__(self) -> Iterator[tuple[Tokens, int]]:
+        return (self[i] for i in range(len(self)))
+
+    def shuffle(self, seed: int | Sequence[int] | None = None) -> None:
         """Put the sequences into a random order that the seed alone decides.
 
         Without a seed the order is another one each time.

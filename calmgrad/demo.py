@@ -26,7 +26,7 @@ from calmgrad.tokenizer import ATN, BOS, CMD, COMP, CWD, END, ENV, EOS, EXIT, GI
 T = TypeVar("T")
 Sequences = tuple[list[list[int]], list[int]]
 
-HISTORY_LENGTHS = (0, 1, 2, 2, 3, 3, 4, 4)  # how many past commands a sequence shows
+HISTORY_LENGTHS = (0, 1, 2, 2, 3, 3, 3, 4)  # how many past commands a sequence shows
 INTERRUPTION = 0.06  # chance that something unrelated comes before a command
 SHOWN_ENVIRONMENT = 0.15  # chance that a sequence tells variables
 SHOWN_CANDIDATES = 0.3  # chance that a sequence tells what completion offers, if it does
@@ -555,15 +555,15 @@ def _prompt(description: str, typed: str, context: Context) -> Prompt:
 
 PROMPTS = (
     _prompt(
-        "parser.py was edited and tested and has just been staged",
+        "src/parser.py was edited, tested and has just been staged",
         "git c",
         Context(
             cwd="~/src/orbit",
             git="main+",
             history=[
-                ("vim src/orbit/parser.py", 0),
+                ("vim src/parser.py", 0),
                 ("python -m pytest", 0),
-                ("git add src/orbit/parser.py", 0),
+                ("git add src/parser.py", 0),
             ],
         ),
     ),

@@ -34,7 +34,7 @@ class Language:
 PYTHON = Language(
     name="python",
     sources=(
-        ("src/{project}/{stem}.py", "tests/test_{stem}.py"),
+        ("src/{stem}.py", "tests/test_{stem}.py"),
         ("{project}/{stem}.py", "tests/test_{stem}.py"),
     ),
     extras=("requirements.txt", "pyproject.toml", "README.md"),
@@ -150,16 +150,13 @@ PROJECTS = (
 ).split()
 PROJECT_HOMES = ("~", "~/src", "~/src", "~/work", "~/code")
 STEMS = (
-    "parser lexer scanner router server client config cache queue index storage session render "
-    "layout theme report export import search filter metrics logger events tasks worker loader "
-    "schema model views forms graph tree token_stream matrix buffer stream socket packet codec "
-    "format table column record ledger invoice order cart basket catalog review sensor signal "
-    "sampler clock timer calendar holiday weather map route grid tile sprite engine shader audio "
-    "mixer player playlist lyrics recipe pantry garden library shelf chapter glossary"
+    "parser router server client config cache queue index session layout theme report export "
+    "search filter metrics logger worker loader schema graph matrix buffer socket packet table "
+    "invoice basket sensor timer weather engine audio player library glossary"
 ).split()
 EDITORS = ("vim", "vim", "vim", "vim", "nano", "nvim", "code", "hx", "emacs")
 SERVICES = (
-    "nginx postgresql redis docker grafana prometheus haproxy sshd cron backup mailer".split()
+    "nginx postgresql redis docker grafana mailer backup sshd".split()
 )
 HOSTS = (
     "web1.example.org web2.example.org db1.example.org git.example.org build.example.org "

@@ -16,7 +16,7 @@ FOLDERS = {"calmgrad": "calmgrad", "kernels": "calmgrad.kernels", "cli": "calmgr
 # From the bottom up. A module may import from the lines above its own and, without a circle,
 # from its own line. A package stands for everything in it.
 LAYERS = [
-    "errors config layout tokenizer",
+    "errors config layout tokenizer blas",
     "kernels",
     "arena shapes packing backend",
     "tape",
@@ -26,7 +26,7 @@ LAYERS = [
     "decode sampling optim schedule ewc",
     "shards",
     "trainer",
-    "data demo demo_vocabulary history gradient_check parity explain",
+    "data demo demo_vocabulary history evaluation loop gradient_check parity explain",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

@@ -4,6 +4,7 @@ import random
 import struct
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,14 @@ def refuse(path: Path, data: bytes, *words: str) -> None:
     assert message.isprintable()
     for word in words:
         assert word in message
+
+
+def attempt(path: Path, data: bytes) -> Weights | str:
+    """What reading gives, or the one kind of error it may raise."""
+    try:
+        return load(path, data)
+    except CalmgradError as error:
+        return str(error)
 
 
 # What is accepted
@@ -288,15 +297,14 @@ def test_mutations(tmp_path: Path) -> None:
                     del data[at : at + rng.choice([1, 4, 1000])]
                 case 4:
                     data[at:at] = rng.randbytes(rng.choice([1, 4]))
-        try:
-            weights = load(path, bytes(data))
-        except CalmgradError as error:
-            assert str(error).startswith(f"{path}: ")
-            assert str(error).isprintable()
-        else:
+        outcome = attempt(path, bytes(data))
+        if isinstance(outcome, Weights):
             accepted += 1
-            data[DT_RANK] = data[DT_RANK] or weights.config.dt_rank
-            assert file_bytes(weights) == data
+            data[DT_RANK] = data[DT_RANK] or outcome.config.dt_rank
+            assert file_bytes(outcome) == data
+        else:
+            assert outcome.startswith(f"{path}: ")
+            assert outcome.isprintable()
     assert accepted > 100  # else the mutations show nothing about what passes
 
 
@@ -355,12 +363,13 @@ def test_metadata_that_the_file_cannot_hold(line: str) -> None:
 
 
 def test_buffers_that_do_not_fit(tmp_path: Path) -> None:
-    for change, message in [
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"weights": np.zeros(SMALL.param_count)}, "weights: float64"),
         ({"weights": np.zeros(3, np.float32)}, r"weights: float32 \(3,\)"),
         ({"fisher": np.zeros(SMALL.param_count, np.float32)}, "both or neither"),
         ({"config": ModelConfig(vocab=300)}, "vocab = 300"),
-    ]:
+    ]
+    for change, message in changes:
         weights = model()
         for name, value in change.items():
             setattr(weights, name, value)

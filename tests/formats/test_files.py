@@ -16,7 +16,8 @@ from calmgrad.errors import DiskError, FileError
 from calmgrad.formats import files
 from calmgrad.formats.files import open_source, read_file, write_atomic
 
-OLD, NEW = b"what was there before", [b"first ", memoryview(b"second "), bytearray(b"third")]
+OLD = b"what was there before"
+NEW: list[files.Chunk] = [b"first ", memoryview(b"second "), bytearray(b"third")]
 WHOLE = b"first second third"
 needs_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 

@@ -1,0 +1,77 @@
+"""How well a model predicts a data set."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from calmgrad import backend as backends
+from calmgrad.data import Dataset
+from calmgrad.model import Model, checked_sequence
+from calmgrad.shards import SHARD_TOKENS, Runner, loss_head, pack_targets
+
+BATCH = 256  # sequences handed to the workers at once
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Losses in nats over the targets of a data set.
+
+    Attributes:
+        mean, min, max: of the sequences' mean losses (sequences with a target).
+        token_mean: over all targets, whatever the sequence; `perplexity` is e to it.
+        bits_per_byte: mean loss of those targets that are bytes, in bits; None without any.
+        sequences, tokens: how many sequences and targets were counted.
+    """
+
+    mean: float
+    min: float
+    max: float
+    token_mean: float
+    perplexity: float
+    bits_per_byte: float | None
+    sequences: int
+    tokens: int
+
+
+def evaluate(model: Model, dataset: Dataset, threads: int | None = None) -> Evaluation:
+    """Evaluate on every sequence of `dataset`, each of 1 to l_max tokens.
+
+    Raises:
+        ValueError: there is no target in the whole data set.
+    """
+    runner = Runner(backends.load("cpu"), model.config, model.weights, threads)
+    means: list[float] = []
+    total = byte_total = 0.0
+    count = byte_count = 0
+    index = 0
+    while batch := dataset.batch(index, BATCH)[0]:
+        positions = dataset.batch(index, BATCH)[1]
+        index += 1
+        arrays = [
+            checked_sequence(tokens, position, model.config, "sequence")
+            for tokens, position in zip(batch, positions, strict=True)
+        ]
+        shards, _ = pack_targets(arrays, positions, SHARD_TOKENS)
+        for shard, losses in zip(shards, runner.run(shards, loss_head), strict=True):
+            assert shard.targets is not None
+            nll = losses.astype(np.float64)
+            wanted, is_byte = shard.targets >= 0, (shard.targets >= 0) & (shard.targets < 256)
+            starts = shard.packing.offsets[:-1]
+            means += list(np.add.reduceat(nll, starts) / np.add.reduceat(wanted, starts, dtype=int))
+            total, count = total + nll.sum(), count + int(wanted.sum())
+            byte_total = byte_total + nll[is_byte].sum()
+            byte_count += int(is_byte.sum())
+    runner.close()
+    if count == 0:
+        raise ValueError("nothing to evaluate: no sequence has a target")
+    return Evaluation(
+        mean=float(np.mean(means)),
+        min=float(min(means)),
+        max=float(max(means)),
+        token_mean=float(total / count),
+        perplexity=float(np.exp(min(total / count, 700.0))),
+        bits_per_byte=float(byte_total / byte_count / math.log(2)) if byte_count else None,
+        sequences=len(means),
+        tokens=count,
+    )

@@ -1,0 +1,103 @@
+"""What several commands share."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from calmgrad.errors import FileError, UsageError
+
+if TYPE_CHECKING:
+    from calmgrad.data import Dataset
+    from calmgrad.model import Model
+
+
+def data_folder() -> Path:
+    """Where the shell keeps its models and data: $XDG_DATA_HOME/lilush/calm."""
+    root = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(root).expanduser() / "lilush" / "calm"
+
+
+def say(message: str = "") -> None:
+    """Talk to the user, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def emit(values: dict[str, Any], as_json: bool) -> None:
+    """Results, on stdout: one JSON object, or a line each."""
+    if as_json:
+        print(json.dumps(values))
+        return
+    width = max(len(name) for name in values)
+    for name, value in values.items():
+        print(f"{name:<{width}}  {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3e}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value is None else str(value)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Inside, a ValueError means a flag with a value that does not fit."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def load_kept(path: str | Path, l_max: int, purpose: str) -> "Dataset":
+    """The sequences of a data set a model can take; says how many were left out and why.
+
+    Raises:
+        FileError: the file is bad, or no sequence is left.
+    """
+    from calmgrad.data import load_dataset
+
+    dataset = load_dataset(path)
+    kept, reasons = dataset.kept(l_max)
+    left_out = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items())
+    if len(kept) == 0:
+        raise FileError(f"{path}: nothing to {purpose}: all {len(dataset):,} sequences are {left_out}")
+    note = f"; left out {sum(reasons.values()):,} ({left_out})" if reasons else ""
+    say(data_line(path, kept) + note)
+    return kept
+
+
+def data_line(path: str | Path, dataset: "Dataset") -> str:
+    """A data set in a line."""
+    tokens = sum(len(dataset[i][0]) for i in range(len(dataset)))
+    return f"data     {path}: {len(dataset):,} sequences, {tokens:,} tokens"
+
+
+def load_finite(path: str | Path) -> "Model":
+    """A model from a file, refused if a weight is not finite."""
+    from calmgrad.model import load_model
+
+    model = load_model(path)
+    model.data().check_finite(path)
+    return model
+
+
+def size_name(config: Any) -> str:
+    """The preset of these sizes, or "custom"."""
+    from calmgrad.config import PRESETS
+
+    return next((name for name, preset in PRESETS.items() if preset.model == config), "custom")
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Results as one JSON object.")
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Shards worked on at once; results do not depend on it.  [default: one a core]",
+)

@@ -1,0 +1,87 @@
+"""`calmgrad`: finds the command, loads it, and turns errors into one line and an exit code."""
+
+import os
+import sys
+import warnings
+from importlib import import_module
+from typing import Any
+
+import click
+
+from calmgrad import __version__, blas
+from calmgrad.errors import CalmgradError, OutOfMemoryError
+
+# Command -> what `--help` says of it. The code is calmgrad.cli.<command>, its `command`.
+COMMANDS = {
+    "train": "Train a model, new or existing, on a CTDS data set.",
+    "evaluate": "Loss, perplexity and bits per byte of a model on a data set.",
+    "info": "What is inside a CWGT or CTDS file.",
+    "demo": "Train a small model for a minute on generated shell sessions.",
+}
+
+
+class Commands(click.Group):
+    """A group that imports a command when it is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"calmgrad.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            known = ", ".join(COMMANDS)
+            raise click.UsageError(f"No command {args[0]!r}.{hint} There are: {known}.", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="calmgrad %(version)s")
+def cli() -> None:
+    """Train CALM models: byte-level Mamba language models for the Lilush shell."""
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _error(message: object) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    # Before NumPy loads: our threads run whole shards, each with BLAS at one thread.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    blas.choose_core_type()
+    warnings.showwarning = _show_warning
+    try:
+        code = cli.main(prog_name="calmgrad", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except CalmgradError as error:
+        _error(error)
+        code = error.exit_code
+    except MemoryError as error:
+        _error(f"out of memory: {error}" if str(error) else "out of memory")
+        code = OutOfMemoryError.exit_code
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code if isinstance(code, int) else 0)

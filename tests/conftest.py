@@ -1,0 +1,40 @@
+"""Fixtures for all tests, and how hard hypothesis tries.
+
+CALMGRAD_TEST_PROFILE chooses: `default` draws few examples and the same ones every time, so the
+suite is quick and repeats; `thorough` draws many, and new ones every time.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from calmgrad.backend import NAMES, Backend, load
+
+ROOT = Path(__file__).parents[1]
+
+# The first call of a kernel compiles it, which takes seconds; hence no deadlines.
+UNHURRIED = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile(
+    "default", max_examples=6, derandomize=True, deadline=None, suppress_health_check=UNHURRIED
+)
+settings.register_profile(
+    "thorough", max_examples=200, deadline=None, suppress_health_check=UNHURRIED
+)
+settings.load_profile(os.environ.get("CALMGRAD_TEST_PROFILE", "default"))
+
+
+@pytest.fixture(params=NAMES, scope="session")
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend in turn."""
+    return load(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of notes, formats and golden files beside the project; skips where it is not."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder.name}/ beside the project")
+    return folder
