@@ -28,40 +28,42 @@ _HOME = {
     ),
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME]
 
-if TYPE_CHECKING:
-    from calmgrad.data import Dataset, load_dataset, write_dataset
-    from calmgrad.errors import CalmgradError
-    from calmgrad.gradient_check import gradcheck
-    from calmgrad.model import Model, load_model, new_model
-    from calmgrad.tokenizer import (
-        ATN,
-        BOS,
-        BY,
-        CMD,
-        COMP,
-        CWD,
-        DEF,
-        END,
-        ENV,
-        EOS,
-        EXIT,
-        GIT,
-        HIST,
-        IPA,
-        NEXT,
-        NOTE,
-        PAD,
-        POS,
-        QUERY,
-        QUOTE,
-        REF,
-        WORD,
-        decode,
-        encode,
-    )
-    from calmgrad.trainer import Trainer
+if TYPE_CHECKING:  # the same for type checkers; "as" marks a name as exported
+    from calmgrad.data import Dataset as Dataset
+    from calmgrad.data import load_dataset as load_dataset
+    from calmgrad.data import write_dataset as write_dataset
+    from calmgrad.errors import CalmgradError as CalmgradError
+    from calmgrad.gradient_check import gradcheck as gradcheck
+    from calmgrad.model import Model as Model
+    from calmgrad.model import load_model as load_model
+    from calmgrad.model import new_model as new_model
+    from calmgrad.tokenizer import ATN as ATN
+    from calmgrad.tokenizer import BOS as BOS
+    from calmgrad.tokenizer import BY as BY
+    from calmgrad.tokenizer import CMD as CMD
+    from calmgrad.tokenizer import COMP as COMP
+    from calmgrad.tokenizer import CWD as CWD
+    from calmgrad.tokenizer import DEF as DEF
+    from calmgrad.tokenizer import END as END
+    from calmgrad.tokenizer import ENV as ENV
+    from calmgrad.tokenizer import EOS as EOS
+    from calmgrad.tokenizer import EXIT as EXIT
+    from calmgrad.tokenizer import GIT as GIT
+    from calmgrad.tokenizer import HIST as HIST
+    from calmgrad.tokenizer import IPA as IPA
+    from calmgrad.tokenizer import NEXT as NEXT
+    from calmgrad.tokenizer import NOTE as NOTE
+    from calmgrad.tokenizer import PAD as PAD
+    from calmgrad.tokenizer import POS as POS
+    from calmgrad.tokenizer import QUERY as QUERY
+    from calmgrad.tokenizer import QUOTE as QUOTE
+    from calmgrad.tokenizer import REF as REF
+    from calmgrad.tokenizer import WORD as WORD
+    from calmgrad.tokenizer import decode as decode
+    from calmgrad.tokenizer import encode as encode
+    from calmgrad.trainer import Trainer as Trainer
 
 
 def __getattr__(name: str) -> Any:

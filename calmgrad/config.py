@@ -49,7 +49,9 @@ class ModelConfig:
     def param_count(self) -> int:
         """Number of weights, by the formula of FORMATS §1."""
         d, di, r, n = self.d_model, self.d_inner, self.dt_rank, self.d_state
-        mixer = d * 2 * di + di * self.d_conv + di * (r + 2 * n) + r * di + di + di * n + di + di * d
+        mixer = (
+            d * 2 * di + di * self.d_conv + di * (r + 2 * n) + r * di + di + di * n + di + di * d
+        )
         return self.vocab * d + self.n_layers * (4 * d + mixer + 2 * d * self.d_ffn) + 2 * d
 
 

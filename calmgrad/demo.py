@@ -67,7 +67,7 @@ class Project:
         self.name = dice.one(vocabulary.PROJECTS)
         self.root = f"{dice.one(vocabulary.PROJECT_HOMES)}/{self.name}"
         self.port = dice.one(vocabulary.PORTS)
-        self.stems = dice.some(vocabulary.STEMS, 5 + dice.below(5))
+        self.stems = dice.some(vocabulary.STEMS, 4 + dice.below(5))
         source, test = dice.one(self.language.sources)
         self.suffix = source.rpartition(".")[2]
         self.source_of = {stem: self.fill(source, stem) for stem in self.stems}
@@ -147,6 +147,7 @@ class Session:
         self.editor = self.dice.one(vocabulary.EDITORS)
         self.host = self.dice.one(vocabulary.HOSTS)
         self.namespace = self.dice.one(vocabulary.NAMESPACES)
+        self.stem = self.dice.one(self.project.stems)  # what they are working on
         self.variables = [f"EDITOR={self.editor}"]
         self.variables += [self.project.fill(v) for v in self.project.language.environment]
 
@@ -255,8 +256,9 @@ class Session:
     def develop(self) -> None:
         """Edit a file until its tests pass, then commit it."""
         project, dice = self.project, self.dice
-        stem = dice.one(project.stems)
-        path = project.source_of[stem]
+        if dice.chance(0.5):
+            self.stem = dice.one(project.stems)
+        stem, path = self.stem, project.source_of[self.stem]
         folder = posixpath.dirname(path)
         if dice.chance(0.2):
             self.search(stem)
@@ -350,7 +352,8 @@ class Session:
         project, dice = self.project, self.dice
         if project.unpushed:
             self.push()
-        name = dice.one(vocabulary.BRANCHES).format(stem=dice.one(project.stems))
+        self.stem = dice.one(project.stems)
+        name = dice.one(vocabulary.BRANCHES).format(stem=self.stem)
         create, switch = dice.one(
             (("git switch -c", "git switch"), ("git checkout -b", "git checkout"))
         )
@@ -382,8 +385,7 @@ class Session:
 
     def set_aside(self) -> None:
         """Stash a half-done change that is in the way of a pull, and finish it after."""
-        project = self.project
-        stem = self.dice.one(project.stems)
+        project, stem = self.project, self.stem
         self.edit(project.source_of[stem])
         self.run("git pull", 1)
         self.run("git stash")
@@ -592,8 +594,8 @@ PROMPTS = (
             cwd="~/src/lantern",
             git="main^",
             history=[
-                ("git add lib/theme.js", 0),
-                ('git commit -m "simplify theme"', 0),
+                ("git add lib/layout.js", 0),
+                ('git commit -m "simplify layout"', 0),
             ],
         ),
     ),

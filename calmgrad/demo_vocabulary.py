@@ -149,15 +149,13 @@ PROJECTS = (
     "gantry sextant tidepool driftwood sandbar hedgerow millpond woodpile inkwell paperclip"
 ).split()
 PROJECT_HOMES = ("~", "~/src", "~/src", "~/work", "~/code")
+# Each starts with another letter, so a small model learns soon to tell them apart.
 STEMS = (
-    "parser router server client config cache queue index session layout theme report export "
-    "search filter metrics logger worker loader schema graph matrix buffer socket packet table "
-    "invoice basket sensor timer weather engine audio player library glossary"
+    "audio buffer cache driver engine filter graph history index journal kernel layout metrics "
+    "network output parser queue router session table users views worker zones"
 ).split()
 EDITORS = ("vim", "vim", "vim", "vim", "nano", "nvim", "code", "hx", "emacs")
-SERVICES = (
-    "nginx postgresql redis docker grafana mailer backup sshd".split()
-)
+SERVICES = "nginx postgresql redis docker grafana mailer backup sshd".split()
 HOSTS = (
     "web1.example.org web2.example.org db1.example.org git.example.org build.example.org "
     "files.example.org staging.internal backup.internal db.internal cache.internal 192.0.2.10 "

@@ -111,7 +111,9 @@ def fit(
                 seconds = time.perf_counter() - began
                 tokens = sum(len(s) for s in sequences)
                 on_step(
-                    Report(step, steps, epoch + 1, loss, trainer.lr, trainer.grad_norm, tokens, seconds)
+                    Report(
+                        step, steps, epoch + 1, loss, trainer.lr, trainer.grad_norm, tokens, seconds
+                    )
                 )
             if should_stop is not None and should_stop():
                 return step

@@ -83,9 +83,7 @@ def hidden(p: Parameters, config: ModelConfig, tokens: Array, packing: Packing) 
 
 def logits(p: Parameters, config: ModelConfig, tokens: Array, packing: Packing) -> Tensor:
     """(T,) tokens to (T, vocab) logits, through the tied embedding."""
-    return linear(
-        hidden(p, config, tokens, packing), p["token_emb.weight"], transposed=True
-    )
+    return linear(hidden(p, config, tokens, packing), p["token_emb.weight"], transposed=True)
 
 
 def token_losses(
@@ -208,7 +206,9 @@ class Model:
         count = int((targets >= 0).sum())
         if count == 0:
             return 0.0
-        nll = self._run(read, lambda p, packing: token_losses(p, self.config, read, packing, targets))
+        nll = self._run(
+            read, lambda p, packing: token_losses(p, self.config, read, packing, targets)
+        )
         return float(nll.sum(dtype=np.float64) / count)
 
     def embed(

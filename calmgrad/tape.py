@@ -20,7 +20,16 @@ from calmgrad.kernels.protocol import Array
 class Tensor:
     """A value on a tape, and its gradient once something has flowed back to it."""
 
-    __slots__ = ("_buffer", "_columns", "_filled", "_parent", "_persistent", "_views", "tape", "value")
+    __slots__ = (
+        "_buffer",
+        "_columns",
+        "_filled",
+        "_parent",
+        "_persistent",
+        "_views",
+        "tape",
+        "value",
+    )
 
     def __init__(self, value: Array, tape: Tape, buffer: Array | None = None) -> None:
         self.value = value
@@ -37,7 +46,7 @@ class Tensor:
         return tuple(self.value.shape)
 
     @property
-    def grad(self) -> Array | None:
+    def grad(self) -> Array:
         """The gradient, same shape as the value; None where nothing has flowed back."""
         self._settle()
         return self._buffer if self._filled else None
@@ -71,7 +80,6 @@ class Tensor:
     def take_over(self, other: Tensor) -> None:
         """Add the gradient of `other`, a tensor of the same shape that needs it no more."""
         given = other.grad
-        assert given is not None
         movable = other._parent is None and not other._persistent
         if movable and self._buffer is None and self._parent is None:
             self._buffer, self._filled, other._buffer = given, True, None

@@ -18,7 +18,15 @@ from calmgrad.model import Model, Tokens, checked_sequence, checked_tokens
 from calmgrad.ops.infonce import infonce
 from calmgrad.ops.pool import POOLS
 from calmgrad.optim import clip_scale, make_optimizer
-from calmgrad.shards import SHARD_TOKENS, Runner, Shard, embedding_head, loss_head, pack, pack_targets
+from calmgrad.shards import (
+    SHARD_TOKENS,
+    Runner,
+    Shard,
+    embedding_head,
+    loss_head,
+    pack,
+    pack_targets,
+)
 from calmgrad.tape import Tape
 
 REDUCTIONS = ("sequence", "token")
@@ -96,7 +104,7 @@ class Trainer:
             optimizer, self._backend, model.config, weight_decay, beta1, beta2, eps
         )
         self._runner = Runner(self._backend, model.config, model.weights, threads)
-        self._grads: Array = self._backend.xp.zeros(model.weights.size, "float32")
+        self._grads: NDArray[np.float32] = np.zeros(model.weights.size, np.float32)
         self._gathered = 0.0  # sequences (or targets) whose gradients `accumulate` has added
         self._warned = False
         self._closed = False
@@ -224,7 +232,7 @@ class Trainer:
             output = infonce(q, p, temperature)
             tape.backward(output, np.ones(1, np.float32))
         loss = float(output.value[0])
-        gradient = np.concatenate([q.grad, p.grad])  # type: ignore[list-item]
+        gradient = np.concatenate([q.grad, p.grad])
         self._runner.run(shards, head, [gradient[s.rows] for s in shards], self._add(fresh=True))
         self._gathered = 0
         self._apply(loss)
@@ -277,9 +285,7 @@ class Trainer:
         """Flat weights the penalty pulls towards; None until computed or loaded."""
         return self.model.anchor
 
-    def compute_fisher(
-        self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]
-    ) -> None:
+    def compute_fisher(self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]) -> None:
         """Set `fisher` to the mean squared per-sequence gradient, `anchor` to the weights.
 
         A sequence without targets counts with gradient 0. Both go into the file on `save`.
@@ -342,7 +348,9 @@ class Trainer:
             )
         pairs = zip(sequences, cmd_positions, strict=True)
         config = self.model.config
-        return [checked_sequence(s, int(c), config, f"sequence {i}") for i, (s, c) in enumerate(pairs)]
+        return [
+            checked_sequence(s, int(c), config, f"sequence {i}") for i, (s, c) in enumerate(pairs)
+        ]
 
     def _checked(
         self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]

@@ -67,7 +67,9 @@ def load_kept(path: str | Path, l_max: int, purpose: str) -> "Dataset":
     kept, reasons = dataset.kept(l_max)
     left_out = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items())
     if len(kept) == 0:
-        raise FileError(f"{path}: nothing to {purpose}: all {len(dataset):,} sequences are {left_out}")
+        raise FileError(
+            f"{path}: nothing to {purpose}: all {len(dataset):,} sequences are {left_out}"
+        )
     note = f"; left out {sum(reasons.values()):,} ({left_out})" if reasons else ""
     say(data_line(path, kept) + note)
     return kept

@@ -22,9 +22,7 @@ LONGEST = 64  # tokens of a completion
 @click.option("--save-dir", help="Run directory.  [default: runs/demo-N]")
 @click.option("--force", is_flag=True, help="Use a run directory that exists already.")
 @threads_option
-def command(
-    steps: int, seed: int, save_dir: str | None, force: bool, threads: int | None
-) -> None:
+def command(steps: int, seed: int, save_dir: str | None, force: bool, threads: int | None) -> None:
     """Train a small model for about a minute, and see what it has learnt.
 
     The data are shell sessions that calmgrad makes up: a user who edits, builds, tests and
@@ -69,7 +67,8 @@ def command(
     after = evaluation.evaluate(network, kept["validation"], threads)
     say()
     print(f"trained {steps} steps in {seconds:.0f} s")
-    print(f"validation: bits per byte {before.bits_per_byte:.2f} before, {after.bits_per_byte:.2f} after")
+    change = f"{before.bits_per_byte:.2f} before, {after.bits_per_byte:.2f} after"
+    print(f"validation: bits per byte {change}")
     for prompt in demo.PROMPTS:
         print(f"\n{prompt.description}\n  $ {prompt.typed}[{complete(network, prompt.tokens)}]")
     print(f"\nwrote {path}")

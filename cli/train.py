@@ -2,10 +2,11 @@
 
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -30,7 +31,10 @@ FINE_TUNING: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 5e-5, "warmup
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
-def _size(name: str) -> Any:
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def _size(name: str) -> Callable[[_Command], _Command]:
     return click.option(f"--{name}", type=click.IntRange(1), help="Of a new model.")
 
 
@@ -52,9 +56,7 @@ def _size(name: str) -> Any:
     "-b", "--batch-size", type=click.IntRange(1), help="[default: the preset's for a new model, 8]"
 )
 @click.option("--lr", type=float, help="[default: the preset's for a new model, 5e-5]")
-@click.option(
-    "--optimizer", type=click.Choice(["adam", "sgd"]), default="adam", show_default=True
-)
+@click.option("--optimizer", type=click.Choice(["adam", "sgd"]), default="adam", show_default=True)
 @click.option("--ewc-lambda", type=float, default=0.0, help="EWC strength.  [default: 0, off]")
 @click.option("--grad-clip", type=float, default=1.0, show_default=True, help="0 = off.")
 @click.option("--weight-decay", type=float, default=0.01, show_default=True)
@@ -195,7 +197,7 @@ def _model(options: dict[str, Any]) -> Start:
     return Start(model, path, FINE_TUNING)
 
 
-def _new_model(options: dict[str, Any], sizes: dict[str, int], note: str) -> Start:
+def _new_model(options: dict[str, Any], sizes: dict[str, Any], note: str) -> Start:
     from calmgrad.model import new_model
 
     model = new_model(
@@ -252,7 +254,9 @@ class RunDirectory:
                         f"{chosen}: the run directory is not empty; --force uses it all the same"
                     ) from None
         except OSError as error:
-            raise UsageError(f"{chosen or 'runs'}: cannot make the run directory: {error.strerror}") from error
+            raise UsageError(
+                f"{chosen or 'runs'}: cannot make the run directory: {error.strerror}"
+            ) from error
 
     @staticmethod
     def _next_free(size: str) -> Path:

@@ -1,5 +1,6 @@
 """The contrastive loss of pairs of embeddings."""
 
+from calmgrad.kernels.protocol import Array
 from calmgrad.shapes import check
 from calmgrad.tape import Tensor
 
@@ -40,7 +41,7 @@ def infonce(queries: Tensor, positives: Tensor, temperature: float = 0.07) -> Te
     matmul(scores, queries.value, positives.value.T)
     scores /= temperature
 
-    def softmax(axis: int) -> tuple[object, object]:
+    def softmax(axis: int) -> tuple[Array, Array]:
         top = scores.max(axis=axis, keepdims=True)
         shifted = xp.exp(scores - top)
         total = shifted.sum(axis=axis, keepdims=True)

@@ -33,9 +33,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
 
     Saves the mean and rstd of each row. Source: Ba et al. (arXiv:1607.06450), section 3.
     """
-    check(
-        "layer_norm", x=(x.value, "T D"), weight=(weight.value, "D"), bias=(bias.value, "D")
-    )
+    check("layer_norm", x=(x.value, "T D"), weight=(weight.value, "D"), bias=(bias.value, "D"))
     tape = x.tape
     kernels = tape.backend.kernels
     y = tape.empty(x.shape)

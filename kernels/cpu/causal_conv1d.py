@@ -1,17 +1,17 @@
 """Causal convolution and SiLU: a row of channels after the other, sixteen channels at a time."""
 
-from calmgrad.kernels.cpu.compile import kernel
+from calmgrad.kernels.cpu.compile import inlined, kernel
 from calmgrad.kernels.cpu.functions import sigmoid
 from calmgrad.kernels.cpu.simd import WIDTH, all_lanes, first_lanes, load, store
 from calmgrad.kernels.protocol import Array
 
 
 def causal_conv1d_workspace(channels: int, taps: int) -> int:
-    """Weights by tap, weight gradients by tap, and the last `taps` rows of da."""
-    return 3 * taps * channels
+    """Weights by tap, and weight gradients by tap."""
+    return 2 * taps * channels
 
 
-@kernel
+@inlined
 def _convolve(x, w, t, c, reach, lanes):
     """sum_j w[j, c] x[t-j, c] for 0 <= j <= reach."""
     a = load(x, (t, c), lanes) * load(w, (0, c), lanes)
@@ -20,7 +20,7 @@ def _convolve(x, w, t, c, reach, lanes):
     return a
 
 
-@kernel
+@inlined
 def _forward(y, x, w, t, c, reach, lanes):
     a = _convolve(x, w, t, c, reach, lanes)
     store(y, (t, c), a * sigmoid(a), lanes)
@@ -41,21 +41,23 @@ def causal_conv1d_forward(y: Array, x: Array, weight: Array, pos: Array, work: A
             _forward(y, x, w, t, full, reach, first_lanes(channels - full))
 
 
-@kernel
-def _backward(dx, dw, dy, x, w, ring, pos, t, c, lanes):
-    taps = w.shape[0]
-    reach = min(taps - 1, pos[t])
+@inlined
+def _backward_silu(dx, dw, dy, x, w, t, c, reach, lanes):
+    """dx[t] = da[t] for now, and this token's share of dweight."""
     a = _convolve(x, w, t, c, reach, lanes)
     s = sigmoid(a)
     da = load(dy, (t, c), lanes) * s * (a * (1.0 - s) + 1.0)
-    store(ring, (t % taps, c), da, lanes)
+    store(dx, (t, c), da, lanes)
     for j in range(reach + 1):
         store(dw, (j, c), load(dw, (j, c), lanes) + da * load(x, (t - j, c), lanes), lanes)
-    g = da * load(w, (0, c), lanes)
-    for j in range(1, min(taps, x.shape[0] - t)):
-        if pos[t + j] < j:  # t + j begins or lies in the next sequence
-            break
-        g += load(ring, ((t + j) % taps, c), lanes) * load(w, (j, c), lanes)
+
+
+@inlined
+def _backward_taps(dx, w, t, c, ahead, lanes):
+    """dx[t] = sum_j w[j] da[t+j]: in place, since no earlier token needs da[t] any more."""
+    g = load(dx, (t, c), lanes) * load(w, (0, c), lanes)
+    for j in range(1, ahead + 1):
+        g += load(dx, (t + j, c), lanes) * load(w, (j, c), lanes)
     store(dx, (t, c), g, lanes)
 
 
@@ -68,13 +70,22 @@ def causal_conv1d_backward(
     size = taps * channels
     w = work[:size].reshape(taps, channels)
     dw = work[size : 2 * size].reshape(taps, channels)
-    ring = work[2 * size : 3 * size].reshape(taps, channels)
     w[:] = weight.T
     dw[:] = 0
     full = channels // WIDTH * WIDTH
-    for t in range(tokens - 1, -1, -1):  # backwards: dx[t] needs da[t], da[t+1], …
+    tail = first_lanes(channels - full)
+    for t in range(tokens):
+        reach = min(taps - 1, pos[t])
         for c in range(0, full, WIDTH):
-            _backward(dx, dw, dy, x, w, ring, pos, t, c, all_lanes())
+            _backward_silu(dx, dw, dy, x, w, t, c, reach, all_lanes())
         if full < channels:
-            _backward(dx, dw, dy, x, w, ring, pos, t, full, first_lanes(channels - full))
+            _backward_silu(dx, dw, dy, x, w, t, full, reach, tail)
+    for t in range(tokens):
+        ahead = 0  # later tokens of the same sequence that this one reaches
+        while ahead < taps - 1 and t + ahead + 1 < tokens and pos[t + ahead + 1] > ahead:
+            ahead += 1
+        for c in range(0, full, WIDTH):
+            _backward_taps(dx, w, t, c, ahead, all_lanes())
+        if full < channels:
+            _backward_taps(dx, w, t, full, ahead, tail)
     dweight[:] = dw.T

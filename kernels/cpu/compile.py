@@ -55,3 +55,10 @@ def kernel(function: Callable[..., Any]) -> Any:
     if FOLDER is not None:
         config.CACHE_DIR = str(FOLDER)  # numba may have been imported before this module
     return njit(nogil=True, cache=FOLDER is not None, error_model="numpy")(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Part of a kernel: pasted where it is called, so that a call in the innermost loop is free."""
+    from numba import njit
+
+    return njit(inline="always", error_model="numpy")(function)

@@ -2,7 +2,7 @@
 
 import math
 
-from calmgrad.kernels.cpu.compile import kernel
+from calmgrad.kernels.cpu.compile import inlined, kernel
 from calmgrad.kernels.cpu.functions import LOG2E
 from calmgrad.kernels.cpu.simd import (
     WIDTH,
@@ -54,7 +54,7 @@ def cross_entropy_forward(nll: Array, lse: Array, logits: Array, targets: Array)
             nll[t] = lse[t] - logits[t, targets[t]]
 
 
-@kernel
+@inlined
 def _row_gradient(dlogits, logits, t, c, lse, weight, lanes):
     p = exp2((load(logits, (t, c), lanes) - lse) * LOG2E)
     store(dlogits, (t, c), p * weight, lanes)

@@ -2,21 +2,20 @@
 
 import math
 
-from numba import njit
-
+from calmgrad.kernels.cpu.compile import inlined
 from calmgrad.kernels.cpu.simd import constant, exp2, exp2_minus_1, greater, log
 
 LOG2E = 1 / math.log(2)
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def sigmoid(x):  # type: ignore[no-untyped-def]
+@inlined
+def sigmoid(x):
     """1 / (1 + e^-x)."""
     return 1.0 / (exp2(x * -LOG2E) + 1.0)
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def softplus(x, like):  # type: ignore[no-untyped-def]
+@inlined
+def softplus(x, like):
     """log(1 + e^x), accurate for small results too; `like` is an array of the same dtype."""
     e = exp2(x * LOG2E)
     w = e + 1.0
@@ -25,7 +24,7 @@ def softplus(x, like):  # type: ignore[no-untyped-def]
     return greater(x, constant(like, 20.0), x, small)
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def one_minus_exp_minus(x):  # type: ignore[no-untyped-def]
+@inlined
+def one_minus_exp_minus(x):
     """1 - e^-x: the derivative of softplus, given its value."""
     return 0.0 - exp2_minus_1(x * -LOG2E)

@@ -2,7 +2,7 @@
 
 import math
 
-from calmgrad.kernels.cpu.compile import kernel
+from calmgrad.kernels.cpu.compile import inlined, kernel
 from calmgrad.kernels.cpu.functions import sigmoid
 from calmgrad.kernels.cpu.simd import WIDTH, all_lanes, first_lanes, load, store
 from calmgrad.kernels.protocol import Array
@@ -11,7 +11,7 @@ LINEAR = 2 * math.sqrt(2 / math.pi)
 CUBIC = LINEAR * 0.044715
 
 
-@kernel
+@inlined
 def _forward(y, x, i, lanes):
     v = load(x, i, lanes)
     store(y, i, v * sigmoid(v * (v * v * CUBIC + LINEAR)), lanes)
@@ -27,7 +27,7 @@ def gelu_forward(y: Array, x: Array) -> None:
         _forward(result, flat, full, first_lanes(flat.size - full))
 
 
-@kernel
+@inlined
 def _backward(dx, dy, x, i, lanes):
     v = load(x, i, lanes)
     square = v * v

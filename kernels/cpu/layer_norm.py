@@ -2,7 +2,7 @@
 
 import math
 
-from calmgrad.kernels.cpu.compile import kernel
+from calmgrad.kernels.cpu.compile import inlined, kernel
 from calmgrad.kernels.cpu.simd import (
     WIDTH,
     all_lanes,
@@ -49,7 +49,7 @@ def layer_norm_forward(
             store(y, (t, full), d * load(weight, full, tail) + load(bias, full, tail), tail)
 
 
-@kernel
+@inlined
 def _sums(dweight, dbias, dy, x, weight, t, c, m, r, lanes):
     """Add this row to dweight and dbias; return its shares of sum(g) and sum(g * normed)."""
     normed = (load(x, (t, c), lanes) - m) * r
@@ -60,7 +60,7 @@ def _sums(dweight, dbias, dy, x, weight, t, c, m, r, lanes):
     return g, g * normed
 
 
-@kernel
+@inlined
 def _result(dx, dy, x, weight, t, c, m, r, mean_g, mean_along, accumulate, lanes):
     normed = (load(x, (t, c), lanes) - m) * r
     g = load(dy, (t, c), lanes) * load(weight, c, lanes)

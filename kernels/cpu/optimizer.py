@@ -1,9 +1,16 @@
-"""Updates over flat buffers; LLVM vectorises these plain loops by itself."""
+"""Updates over flat buffers. LLVM vectorises the plain loops by itself."""
 
-import math
-
-from calmgrad.kernels.cpu.compile import kernel
-from calmgrad.kernels.cpu.simd import WIDTH, all_lanes, constant, load, total
+from calmgrad.kernels.cpu.compile import inlined, kernel
+from calmgrad.kernels.cpu.simd import (
+    WIDTH,
+    all_lanes,
+    constant,
+    first_lanes,
+    load,
+    sqrt,
+    store,
+    total,
+)
 from calmgrad.kernels.protocol import Array
 
 BLOCK = 1024  # elements summed in their own dtype before the sum goes on in float64
@@ -26,14 +33,28 @@ def squared_norm(x: Array) -> float:
     return result
 
 
+@inlined
+def _adamw_lanes(p, m, v, g, scale, decay, beta1, beta2, rate, correction, eps, i, lanes):
+    gradient = load(g, i, lanes) * scale
+    first = load(m, i, lanes) * beta1 + gradient * (1.0 - beta1)
+    second = load(v, i, lanes) * beta2 + gradient * gradient * (1.0 - beta2)
+    store(m, i, first, lanes)
+    store(v, i, second, lanes)
+    old = load(p, i, lanes)
+    change = old * decay + first * rate / (sqrt(second * correction) + eps)
+    store(p, i, old - change, lanes)
+
+
 @kernel
 def _adamw(p, m, v, g, scale, decay, beta1, beta2, rate, correction, eps):
-    one = p.dtype.type(1)
-    for i in range(p.size):
-        gradient = g[i] * scale
-        m[i] = beta1 * m[i] + (one - beta1) * gradient
-        v[i] = beta2 * v[i] + (one - beta2) * gradient * gradient
-        p[i] -= decay * p[i] + rate * m[i] / (math.sqrt(v[i] * correction) + eps)
+    full = p.size // WIDTH * WIDTH
+    for i in range(0, full, WIDTH):
+        _adamw_lanes(
+            p, m, v, g, scale, decay, beta1, beta2, rate, correction, eps, i, all_lanes()
+        )  # fmt: skip
+    if full < p.size:
+        some = first_lanes(p.size - full)
+        _adamw_lanes(p, m, v, g, scale, decay, beta1, beta2, rate, correction, eps, full, some)
 
 
 def adamw(
@@ -49,13 +70,8 @@ def adamw(
     eps: float,
     step: int,
 ) -> None:
-    cast = p.dtype.type
     rate, correction = lr / (1 - beta1**step), 1 / (1 - beta2**step)
-    _adamw(
-        p, m, v, g,
-        cast(scale), cast(lr * decay), cast(beta1), cast(beta2),
-        cast(rate), cast(correction), cast(eps),
-    )  # fmt: skip
+    _adamw(p, m, v, g, scale, lr * decay, beta1, beta2, rate, correction, eps)
 
 
 @kernel

@@ -7,7 +7,7 @@ recomputes the fifteen between and walks over them in reverse.
 
 import math
 
-from calmgrad.kernels.cpu.compile import kernel
+from calmgrad.kernels.cpu.compile import inlined, kernel
 from calmgrad.kernels.cpu.functions import one_minus_exp_minus, sigmoid, softplus
 from calmgrad.kernels.cpu.simd import (
     WIDTH,
@@ -96,7 +96,7 @@ def selective_scan_forward(
         _forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets, full, some)
 
 
-@kernel
+@inlined
 def _recompute(hs, decays, dt, u, bc, A2, start, stop, c, lanes):
     """States hs[q + 1] after and decays[q] at each token of a chunk, from hs[0] before it."""
     states = A2.shape[0]
@@ -112,7 +112,7 @@ def _recompute(hs, decays, dt, u, bc, A2, start, stop, c, lanes):
             store(hs, (q + 1, n, 0), state, every)
 
 
-@kernel
+@inlined
 def _add_sums(dbc, t, column, sums, states, first):
     """dbc[t, column + n] (+)= sum over lanes of sums[n], sixteen n at a time."""
     for n in range(0, states, WIDTH):

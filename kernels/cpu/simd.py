@@ -131,7 +131,9 @@ def _exp2_coefficients(degree: int) -> list[float]:
 
     def quotient(x: Any) -> Any:
         half = x / 2
-        return np.where(half == 0, math.log(2), np.expm1(half * math.log(2)) / np.where(half == 0, 1, half))
+        return np.where(
+            half == 0, math.log(2), np.expm1(half * math.log(2)) / np.where(half == 0, 1, half)
+        )
 
     powers = chebyshev.cheb2poly(chebyshev.chebinterpolate(quotient, degree - 1))
     return [float(c) * 2.0**k for k, c in enumerate(powers)]
@@ -148,9 +150,7 @@ def _exp2_parts(builder: Any, f: _Float, x: Any) -> tuple[Any, Any]:
     shifted = builder.fadd(x, f.constant(f.magic))
     fraction = builder.fsub(x, builder.fsub(shifted, f.constant(f.magic)))
     poly = _polynomial(builder, f, fraction, _exp2_coefficients(f.exp2_degree))
-    exponent = builder.shl(
-        builder.bitcast(shifted, f.integers), f.integer_constant(f.mantissa)
-    )
+    exponent = builder.shl(builder.bitcast(shifted, f.integers), f.integer_constant(f.mantissa))
     return builder.fmul(poly, fraction, flags=("contract",)), exponent
 
 
@@ -222,7 +222,9 @@ def first_lanes(typingctx, count):
     return _SOME(types.int64), code
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:
+def _address(
+    context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any
+) -> Any:
     """Pointer to one element; `index` is an integer or a tuple of them."""
     if isinstance(index_type, types.BaseTuple):
         parts = cgutils.unpack_tuple(builder, index, len(index_type))
@@ -365,6 +367,19 @@ def log(typingctx, x):
 
 
 @intrinsic
+def sqrt(typingctx, x):
+    """Square root."""
+    if not isinstance(x, Lanes):
+        return None
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        f = _float_of(sig.return_type)
+        return _call(builder, f"llvm.sqrt.{f.suffix}", f.vector, args[0])
+
+    return x(x), code
+
+
+@intrinsic
 def greater(typingctx, x, y, then, otherwise):
     """Lane by lane: `then` where x > y, else `otherwise`."""
     if not isinstance(x, Lanes):
@@ -382,9 +397,7 @@ def _fold(builder: Any, f: _Float, x: Any, combine: Any) -> Any:
     half = WIDTH // 2
     while half:
         lanes = [(k + half) % WIDTH for k in range(WIDTH)]
-        moved = builder.shuffle_vector(
-            x, undefined, ir.Constant(ir.VectorType(_I32, WIDTH), lanes)
-        )
+        moved = builder.shuffle_vector(x, undefined, ir.Constant(ir.VectorType(_I32, WIDTH), lanes))
         x = combine(x, moved)
         half //= 2
     return builder.extract_element(x, ir.Constant(_I32, 0))
@@ -438,7 +451,12 @@ def row_totals(typingctx, array, index):
         width, kind = WIDTH, ir.VectorType(_I32, WIDTH)
         while len(rows) > 1:
             half, groups = width // 2, WIDTH // width
-            low = [side * WIDTH + g * width + k for side in (0, 1) for g in range(groups) for k in range(half)]
+            low = [
+                side * WIDTH + g * width + k
+                for side in (0, 1)
+                for g in range(groups)
+                for k in range(half)
+            ]
             high = [k + half for k in low]
             rows = [
                 builder.fadd(

@@ -1,5 +1,7 @@
 """The selective scan, one token after the other, all channels and states at once."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from calmgrad.kernels.protocol import CHUNK, Array
@@ -31,7 +33,7 @@ def selective_scan_forward(
     A = -np.exp(A_log)
     dt[...] = np.logaddexp(0, dt + dt_bias)
     chunk = 0
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, stop in pairwise(offsets):
         h = np.zeros_like(A)
         for t in range(start, stop):
             if (t - start) % CHUNK == 0:
@@ -69,7 +71,7 @@ def selective_scan_backward(
     dz[...] = dout * y * s * (1 + z * (1 - s))
     dD[...] = (dy * u).sum(axis=0)
     dA = np.zeros_like(A)
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, stop in pairwise(offsets):
         states = [np.zeros_like(A)]
         for t in range(start, stop):
             decay = np.exp(dt[t, :, None] * A)

@@ -38,7 +38,7 @@ class Sizes:
 class Case:
     """An op with arrays to give it, by the names of its parameters.
 
-    The output depends on the first element of each.
+    The output depends on the first or last element of each.
     """
 
     fn: Callable[..., Tensor]
@@ -58,10 +58,10 @@ class Draw:
         self.C, self.N, self.K, self.R = sizes.channels, sizes.states, sizes.taps, sizes.rank
 
     def normal(self, *shape: int, scale: float = 1.0) -> Array:
-        return scale * self.rng.standard_normal(shape)
+        return np.asarray(scale * self.rng.standard_normal(shape))
 
     def positive(self, *shape: int) -> Array:
-        return self.rng.uniform(0.5, 2, shape)
+        return np.asarray(self.rng.uniform(0.5, 2, shape))
 
     def apart(self, *shape: int) -> Array:
         """No two alike: a difference must not step over a kink."""
@@ -97,7 +97,8 @@ def _scan(d: Draw) -> Case:
 
 
 def _layer_norm(d: Draw) -> Case:
-    x = d.normal(d.T, d.C) + 0.5
+    # No row of almost equal numbers, where the slope is steep and differences are coarse.
+    x = d.rng.uniform(-1, 1, (d.T, d.C)) + 3 * (np.arange(d.C) % 2)
     return Case(layer_norm, {"x": x, "weight": d.normal(d.C), "bias": d.normal(d.C)})
 
 
@@ -126,10 +127,15 @@ def _cross_entropy(d: Draw) -> Case:
 
 
 def _infonce(d: Draw) -> Case:
-    queries, positives = d.normal(d.T, d.C), d.normal(d.T, d.C)
+    pairs = min(d.T, 40)
+    queries, positives = d.normal(pairs, d.C), d.normal(pairs, d.C)
     for rows in (queries, positives):
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return Case(partial(infonce, temperature=0.2), {"queries": queries, "positives": positives})
+
+
+def _l2_normalize(d: Draw) -> Case:
+    return Case(l2_normalize, {"x": d.positive(d.T, d.C) * d.rng.choice([-1, 1], (d.T, d.C))})
 
 
 def _unary(fn: Callable[[Tensor], Tensor], positive: bool = False) -> Builder:
@@ -177,10 +183,12 @@ def _where(d: Draw) -> Case:
     return Case(partial(basic.where, mask), inputs)
 
 
-def _reductions(fn: Callable[..., Tensor]) -> list[Builder]:
+def _reductions(
+    fn: Callable[..., Tensor], draw: Callable[..., Array] = Draw.normal
+) -> list[Builder]:
     def build(axis: int | tuple[int, ...] | None, keepdims: bool) -> Builder:
         return lambda d: Case(
-            partial(fn, axis=axis, keepdims=keepdims), {"x": d.apart(d.R, d.T, d.C)}
+            partial(fn, axis=axis, keepdims=keepdims), {"x": draw(d, d.R, d.T, d.C)}
         )
 
     axes: list[int | tuple[int, ...] | None] = [None, 0, 1, -1, (0, 2), (-1, 1)]
@@ -240,7 +248,7 @@ BUILDERS: dict[str, list[Builder]] = {
     ],
     "basic.log": [_unary(basic.log, positive=True)],
     "basic.matmul": [_matmul, _matmul_left, _matmul_right],
-    "basic.max": _reductions(basic.max),
+    "basic.max": _reductions(basic.max, Draw.apart),
     "basic.maximum": [_maximum(rows_only=False), _maximum(rows_only=True)],
     "basic.mean": _reductions(basic.mean),
     "basic.mul": _pairs(basic.mul),
@@ -264,7 +272,7 @@ BUILDERS: dict[str, list[Builder]] = {
     "embedding.embedding": [_embedding],
     "gelu.gelu": [_unary(gelu)],
     "infonce.infonce": [_infonce],
-    "l2_normalize.l2_normalize": [_unary(l2_normalize)],
+    "l2_normalize.l2_normalize": [_l2_normalize],
     "layer_norm.layer_norm": [_layer_norm],
     "linear.linear": [_linear, _linear_residual, _linear_transposed],
     "pool.pool": [_packed(pool), _packed(partial(pool, how="last"))],

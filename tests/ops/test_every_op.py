@@ -102,14 +102,17 @@ def test_backends_agree(op: str, s: Sizes) -> None:
         assert_same_pass(
             run(cpu, case, case.inputs), run(reference, case, case.inputs), tolerance=1e-11
         )
-        # The same float32 numbers, computed with in float64.
+        # The same float32 numbers, computed with in float64. Where a sum cancels, rounding shows
+        # in any float32 formula: allow for a multiple of what it does to the reference.
         rounded = {name: value.astype("float32") for name, value in case.inputs.items()}
         weights = weights_of(forward(reference, case, rounded).shape).astype("float32")
-        assert_same_pass(
-            run(cpu, case, rounded, "float32", weights),
-            run(reference, case, rounded, "float64", weights),
-            tolerance=2e-5,
-        )
+        exact = run(reference, case, rounded, "float64", weights)
+        single = run(reference, case, rounded, "float32", weights)
+        fast = run(cpu, case, rounded, "float32", weights)
+        for (what, a), (_, b), (_, c) in zip(
+            fast.arrays(), exact.arrays(), single.arrays(), strict=True
+        ):
+            assert_near(a, b, 2e-5, what, allowance=30 * float(np.abs(c - b).max(initial=0)))
 
 
 @every_op
@@ -174,12 +177,12 @@ def test_nan_is_never_swallowed(backend: Backend, op: str, dtype: str) -> None:
     for case in cases(op, MIXED):
         for name, value in case.inputs.items():
             spoilt = value.copy()
-            spoilt.flat[0] = np.nan
+            spoilt.flat[[0, -1]] = np.nan
             with np.errstate(invalid="ignore"):
                 y = forward(backend, case, case.inputs | {name: spoilt}, dtype)
             assert np.isnan(y).any(), f"{op}: a NaN in {name} does not reach the output"
         weights = weights_of(forward(backend, case, case.inputs).shape)
-        weights.flat[0] = np.nan
+        weights.flat[[0, -1]] = np.nan
         grads = run(backend, case, case.inputs, dtype, weights).grads
         assert any(np.isnan(gradient).any() for gradient in grads.values()), (
             f"{op}: a NaN in the output's gradient reaches no input"
