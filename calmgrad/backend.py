@@ -51,6 +51,14 @@ def one_blas_thread() -> Any:
     return _blas().limit(limits=1)
 
 
+def silent_overflow() -> Any:
+    """A context in which this thread's NumPy says nothing of infinities and NaN.
+
+    They travel through every op to the loss and the gradient, where they are looked for.
+    """
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+
 def to_numpy(array: Array) -> Any:
     """The array on the host."""
     return array.get() if hasattr(array, "get") else array

@@ -252,7 +252,7 @@ class Model:
             parameters = {k: tape.parameter(v) for k, v in self.parameters.items()}
             self._forward = _Forward(tape, parameters)
         self._forward.tape.begin()
-        with backends.one_blas_thread():
+        with backends.one_blas_thread(), backends.silent_overflow():
             output = forward(self._forward.parameters, Packing.of([tokens.size]))
         return np.array(output.value)
 

@@ -234,13 +234,14 @@ class _Batch:
     def work(self, worker: Worker) -> None:
         """Take shards until none is left; after a failure anywhere, stop."""
         try:
-            for i in self._next:
-                if i >= len(self.shards) or self._failed:
-                    return
-                seed = None if self.seeds is None else self.seeds[i]
-                self.outputs[i] = worker.run(self.shards[i], self.head, seed)
-                if self.add is not None:
-                    self._hand_in(worker.grads, i)
+            with backends.silent_overflow():
+                for i in self._next:
+                    if i >= len(self.shards) or self._failed:
+                        return
+                    seed = None if self.seeds is None else self.seeds[i]
+                    self.outputs[i] = worker.run(self.shards[i], self.head, seed)
+                    if self.add is not None:
+                        self._hand_in(worker.grads, i)
         except BaseException:
             with self._turn:
                 self._failed = True

@@ -228,7 +228,7 @@ class Trainer:
             rows[shard.rows] = part
         tape = Tape(self._backend)
         q, p = tape.constant(rows[:pairs]), tape.constant(rows[pairs:])
-        with backends.one_blas_thread():
+        with backends.one_blas_thread(), backends.silent_overflow():
             output = infonce(q, p, temperature)
             tape.backward(output, np.ones(1, np.float32))
         loss = float(output.value[0])
@@ -305,7 +305,8 @@ class Trainer:
             shards, counts = pack_targets([array], [position], self.shard_tokens)
             seeds = [np.full(s.tokens.size, 1 / counts[0], np.float32) for s in shards]
             self._runner.run(shards, loss_head, seeds, add_square)
-        fisher = (total / len(arrays)).astype(np.float32)
+        with backends.silent_overflow():
+            fisher = (total / len(arrays)).astype(np.float32)
         if not np.isfinite(fisher).all():
             raise DivergedError("Fisher diagonal: a squared gradient is not finite")
         self.model.fisher = fisher

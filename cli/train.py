@@ -1,5 +1,6 @@
 """calmgrad train"""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from calmgrad.cli.common import (
     usage_errors,
 )
 from calmgrad.config import PRESETS, RULES
-from calmgrad.errors import UsageError
+from calmgrad.errors import DiskError, UsageError
 
 if TYPE_CHECKING:
     from calmgrad.loop import Report
@@ -122,6 +123,9 @@ def command(**options: Any) -> None:
             reduction=rules.reduction,
             threads=options["threads"],
         )
+    output = options["output"] or start.path
+    if output:
+        check_folder(Path(output))
     path = options["dataset_path"] or data_folder() / "train.ctds"
     dataset = load_kept(path, start.model.config.l_max, "train on")
     steps = plan.steps(len(dataset))
@@ -143,7 +147,6 @@ def command(**options: Any) -> None:
         run.discard_if_empty()
     stop.leave_if_caught(f"step {done:,}: the weights so far are in {written}")
     say(f"saved    {written}")
-    output = options["output"] or start.path
     if output:
         if start.path is not None and Path(output) == start.path:
             keep_old(start.path)
@@ -221,6 +224,13 @@ def describe(model: "Model") -> str:
         f"{size_name(c)}, {c.param_count:,} parameters"
         f" (d_model {c.d_model}, {c.n_layers} layers, d_inner {c.d_inner}, ffn {c.d_ffn})"
     )
+
+
+def check_folder(output: Path) -> None:
+    """Refuse a place for the finished weights before training, not after."""
+    folder = output.resolve().parent
+    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DiskError(f"{output}: cannot be written: expected a file in a writable folder")
 
 
 def keep_old(path: Path) -> None:

@@ -31,6 +31,7 @@ def patched(offset: int, code: str, value: int, data: bytes = DATA) -> bytes:
 
 
 def load(path: Path, data: bytes) -> Sequences:
+    path.unlink(missing_ok=True)  # some file systems flush a file that is overwritten
     path.write_bytes(data)
     return ctds.read(path)
 

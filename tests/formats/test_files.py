@@ -132,6 +132,8 @@ def test_a_count_is_held_against_the_size_first(tmp_path: Path) -> None:
             FileError, path, "ends at byte 10, expected 4611686018427387904 more at byte 2"
         ):
             source.read_array("f4", 1 << 60)
+        with refused(FileError, path, "ends at byte 10, expected 9 more at byte 2"):
+            source.read(9)
         assert source.read_array("u2", 4).tolist() == [0, 0, 0, 0]
 
 
