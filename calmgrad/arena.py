@@ -62,7 +62,9 @@ class Arena:
         self.peak = max(self.peak, used)
 
     def _grow(self, size: int) -> None:
-        self._blocks.append(self._block(max(size, int(self.capacity * (GROWTH - 1)), 1 << 14)))
+        step = ALIGN // self.dtype.itemsize
+        size = max(size, int(self.capacity * (GROWTH - 1)), 1 << 14)
+        self._blocks.append(self._block(-(-size // step) * step))
         self._used = 0
 
     def _block(self, size: int) -> Array:

@@ -1,6 +1,7 @@
 """Model sizes, their presets, and the two sets of training rules."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 VOCAB = 320
 LAYER_NORM_EPS = 1e-5
@@ -107,16 +108,37 @@ def resolve(preset: str | None, sizes: dict[str, int | None]) -> ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """One answer to each point on which the two existing trainers differ (FORMATS §7)."""
+    """One answer to each point on which the two existing trainers differ (FORMATS §7).
+
+    Attributes:
+        reduction: mean over the sequences' mean losses, or over all targets of the batch.
+        first_step: number of the first update in the learning-rate schedule.
+        floor_total: the schedule's length counts whole batches only.
+        equal_parts: accumulated gradients count alike, however many targets are behind each.
+        batch_fisher: the Fisher diagonal squares the gradient of a batch's full-sequence loss,
+            not those of single sequences from their ATN on.
+    """
 
     name: str
-    reduction: str  # "sequence" or "token"
-    first_step: int  # number of the first update in the learning-rate schedule
-    floor_total: bool  # schedule length from whole batches only
-    batch_fisher: bool  # Fisher from batch gradients of the full-sequence loss
+    reduction: Literal["sequence", "token"]
+    first_step: int
+    floor_total: bool
+    equal_parts: bool
+    batch_fisher: bool
 
 
 RULES = {
-    "c-engine": Rules("c-engine", "sequence", 1, floor_total=False, batch_fisher=False),
-    "calm-mamba": Rules("calm-mamba", "token", 0, floor_total=True, batch_fisher=True),
+    "c-engine": Rules("c-engine", "sequence", 1, False, False, False),
+    "calm-mamba": Rules("calm-mamba", "token", 0, True, True, True),
 }
+
+
+def rules_named(name: str) -> Rules:
+    """The rules of this name.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if name not in RULES:
+        raise ValueError(f"rules {name!r}: expected {' or '.join(RULES)}")
+    return RULES[name]

@@ -74,9 +74,9 @@ class Project:
         self.test_of = {stem: self.fill(test, stem) for stem in self.stems}
         self.extras = [self.fill(path) for path in self.language.extras]
         self.files = sorted([*self.source_of.values(), *self.test_of.values(), *self.extras])
-        self.folders = sorted({path.split("/")[0] for path in self.files if "/" in path}) or ["cmd"]
+        self.folders = sorted({path.split("/")[0] for path in self.files if "/" in path})
         self.test_command = dice.one(self.language.tests)
-        self.changes = dice.one((vocabulary.CHANGES, vocabulary.CHANGES, vocabulary.TOPIC_CHANGES))
+        self.changes = dice.one((vocabulary.CHANGES, vocabulary.TOPIC_CHANGES))
         self.main = dice.one(("main", "main", "main", "master"))
         self.branch = self.main
         self.branches = [self.main]
@@ -88,8 +88,8 @@ class Project:
 
     def fill(self, pattern: str, stem: str = "", test: str = "") -> str:
         """The pattern with this project's words in their places."""
-        title = stem.title().replace("_", "")
-        return pattern.format(project=self.name, port=self.port, stem=stem, Stem=title, test=test)
+        words = {"project": self.name, "port": self.port, "stem": stem, "test": test}
+        return pattern.format(Stem=stem.title(), **words)
 
     @property
     def git(self) -> str:
@@ -256,7 +256,7 @@ class Session:
     def develop(self) -> None:
         """Edit a file until its tests pass, then commit it."""
         project, dice = self.project, self.dice
-        if dice.chance(0.5):
+        if dice.chance(0.35):
             self.stem = dice.one(project.stems)
         stem, path = self.stem, project.source_of[self.stem]
         folder = posixpath.dirname(path)
@@ -292,7 +292,7 @@ class Session:
         """Run the tests and edit the source again until they pass."""
         project, dice = self.project, self.dice
         while True:
-            command = self.focused_test(stem) if dice.chance(0.25) else project.test_command
+            command = self.focused_test(stem) if dice.chance(0.4) else project.test_command
             passed = dice.chance(0.65)
             self.run(command, 0 if passed else project.language.failure)
             if passed:
@@ -312,8 +312,9 @@ class Session:
     def commit(self, stem: str) -> None:
         """Stage what was edited, commit it, often push it."""
         project, dice = self.project, self.dice
-        if dice.chance(0.3):
-            self.run_one("git status", "git diff", "git diff --stat", "git status -s")
+        if dice.chance(0.4):
+            differences = f"git diff {project.edited[0]}"
+            self.run_one("git status", "git diff", "git diff --stat", differences, differences)
         message = dice.one(project.changes).format(stem=stem)
         if dice.chance(0.15):
             self.run(f'git commit -am "{message}"')

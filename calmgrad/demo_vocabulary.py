@@ -219,17 +219,22 @@ CHANGES = (
     "move helpers out of {stem}",
     "log failures in {stem}",
 )
-# The same for projects that write the topic first.
+# The same in projects that put the topic first.
 TOPIC_CHANGES = (
-    "fix({stem}): empty input",
-    "fix({stem}): off by one",
-    "fix({stem}): wrong exit code",
-    "feat({stem}): add option",
-    "feat({stem}): accept several files",
-    "docs({stem}): add example",
-    "test({stem}): cover errors",
-    "refactor({stem}): simplify",
-    "perf({stem}): fewer copies",
+    "{stem}: fix empty input",
+    "{stem}: fix off by one",
+    "{stem}: fix typo",
+    "{stem}: fix wrong exit code",
+    "{stem}: accept several files",
+    "{stem}: add option",
+    "{stem}: add example",
+    "{stem}: add tests",
+    "{stem}: cover errors",
+    "{stem}: simplify",
+    "{stem}: fewer copies",
+    "{stem}: log failures",
+    "{stem}: remove unused code",
+    "{stem}: rename fields",
 )
 BRANCHES = ("{stem}-fix", "{stem}-cleanup", "feature/{stem}", "fix/{stem}", "new-{stem}")
 

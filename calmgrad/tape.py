@@ -66,16 +66,22 @@ class Tensor:
         return buffer, held
 
     def split(self, *sizes: int) -> list[Tensor]:
-        """Views of the first `sizes[0]` columns, the next `sizes[1]`, … of all columns."""
+        """Views of the first `sizes[0]` columns, the next `sizes[1]`, … of all columns.
+
+        Raises:
+            ValueError: the sizes are not those of all columns, or the tensor is split already.
+        """
+        if self._views:
+            raise ValueError("split: the tensor is split already")
+        if sum(sizes) != self.shape[1]:
+            raise ValueError(f"split: sizes {sizes}, expected to sum to {self.shape[1]} columns")
         start = 0
         for size in sizes:
             view = Tensor(self.value[:, start : start + size], self.tape)
             view._parent, view._columns = self, slice(start, start + size)
             self._views.append(view)
             start += size
-        if start != self.shape[1]:
-            raise ValueError(f"split: sizes {sizes} of {self.shape[1]} columns")
-        return self._views[-len(sizes) :]
+        return list(self._views)
 
     def take_over(self, other: Tensor) -> None:
         """Add the gradient of `other`, a tensor of the same shape that needs it no more."""
@@ -195,6 +201,8 @@ class Tape:
         for parameter in self.parameters:
             parameter._filled = False
             parameter._views.clear()
+            if not parameter._persistent:
+                parameter._buffer = None  # the pool's, and free again
 
     def parameter(self, value: Array, gradient: Array | None = None) -> Tensor:
         """A tensor that outlives the passes; each pass overwrites `gradient` with its own.

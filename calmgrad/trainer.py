@@ -4,13 +4,14 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import backend as backends
 from calmgrad import ewc
+from calmgrad.config import rules_named
 from calmgrad.errors import CalmgradError, DivergedError
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import layout
@@ -43,8 +44,9 @@ class Trainer:
         weight_decay: decoupled, on everything but A_log and D.
         grad_clip: largest norm of the gradient; 0 = off.
         ewc_lambda: strength of the EWC penalty; 0 = off. Needs `fisher` and `anchor`.
-        reduction: "sequence": mean over the batch of each sequence's mean loss (C engine);
-            "token": mean over all targets of the batch (calm-mamba).
+        reduction: "sequence": mean over the batch of each sequence's mean loss; "token": mean
+            over all targets of the batch; None: as the rules say.
+        rules: "c-engine" or "calm-mamba": whose answer counts where they differ (config.Rules).
         threads: shards worked on at once; None: one for each core. Results do not depend on it.
         device: "auto" or "cpu".
         shard_tokens: about how many tokens a thread works on at a time.
@@ -71,7 +73,8 @@ class Trainer:
         weight_decay: float = 0.01,
         grad_clip: float = 1.0,
         ewc_lambda: float = 0.0,
-        reduction: str = "sequence",
+        reduction: str | None = None,
+        rules: str = "c-engine",
         threads: int | None = None,
         device: str = "auto",
         shard_tokens: int = SHARD_TOKENS,
@@ -88,6 +91,8 @@ class Trainer:
         for name, (value, holds, expected) in ranges.items():
             if not holds:
                 raise ValueError(f"{name} = {value}: expected {expected}")
+        self.rules = rules_named(rules)
+        reduction = reduction or self.rules.reduction
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction {reduction!r}: expected {' or '.join(REDUCTIONS)}")
         if device not in ("auto", "cpu"):
@@ -136,7 +141,8 @@ class Trainer:
             DivergedError: the loss or the gradient's norm is not finite; no weight was changed.
         """
         shards, counts = self._checked(sequences, cmd_positions)
-        loss = self._gradient(shards, self._weights(counts), fresh=True)
+        self._grads.fill(0)
+        loss = self._gradient(shards, self._weights(counts), self._grads)
         self._gathered = 0
         self._apply(loss)
         return loss
@@ -144,7 +150,8 @@ class Trainer:
     def accumulate(self, tokens: Tokens, cmd_pos: int = 0) -> float:
         """Add the gradient of one sequence's loss to `grads`, without an update.
 
-        That loss is the mean over the sequence's targets or, with reduction "token", the sum.
+        That loss is the mean over the sequence's targets; or, where tokens count (reduction
+        "token", unless the rules weigh all parts alike), their sum.
 
         Returns:
             The sequence's mean loss.
@@ -153,11 +160,12 @@ class Trainer:
             ValueError, DivergedError: as `step`.
         """
         shards, counts = self._checked([tokens], [cmd_pos])
-        share = 1.0 if self.reduction == "token" else 1.0 / max(int(counts[0]), 1)
-        loss = self._gradient(shards, np.array([share]), fresh=False)
-        self._gathered += int(counts[0]) if self.reduction == "token" else 1
-        if self.reduction == "token":
-            loss /= max(int(counts[0]), 1)
+        targets = max(int(counts[0]), 1)
+        by_token = self.reduction == "token" and not self.rules.equal_parts
+        loss = self._gradient(shards, np.array([1.0 if by_token else 1 / targets]), self._grads)
+        self._gathered += int(counts[0]) if by_token else 1
+        if by_token:
+            loss /= targets
         if not math.isfinite(loss):
             raise DivergedError(f"loss is {loss}")
         return loss
@@ -165,7 +173,8 @@ class Trainer:
     def update(self) -> None:
         """One update from the mean of what `accumulate` has gathered; then zero the gradient.
 
-        n calls of `accumulate` and an `update` do what `step` does with these n sequences.
+        n calls of `accumulate` and an `update` do what `step` does with these n sequences (under
+        calm-mamba's rules: but for the sequences' weights, which are equal).
 
         Raises:
             DivergedError: the gradient's norm is not finite; no weight was changed.
@@ -233,7 +242,9 @@ class Trainer:
             tape.backward(output, np.ones(1, np.float32))
         loss = float(output.value[0])
         gradient = np.concatenate([q.grad, p.grad])
-        self._runner.run(shards, head, [gradient[s.rows] for s in shards], self._add(fresh=True))
+        self._grads.fill(0)
+        seeds = [gradient[shard.rows] for shard in shards]
+        self._runner.run(shards, head, seeds, lambda g, _: np.add(self._grads, g, out=self._grads))
         self._gathered = 0
         self._apply(loss)
         return loss
@@ -288,7 +299,8 @@ class Trainer:
     def compute_fisher(self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]) -> None:
         """Set `fisher` to the mean squared per-sequence gradient, `anchor` to the weights.
 
-        A sequence without targets counts with gradient 0. Both go into the file on `save`.
+        A sequence without targets counts with gradient 0. Both go into the file on `save`. Under
+        calm-mamba's rules: the squared gradient of the mean loss over all tokens of all sequences.
 
         Raises:
             ValueError: as `step`.
@@ -301,12 +313,19 @@ class Trainer:
             np.multiply(grads, grads, out=grads)
             np.add(total, grads, out=total)
 
-        for array, position in zip(arrays, cmd_positions, strict=True):
-            shards, counts = pack_targets([array], [position], self.shard_tokens)
-            seeds = [np.full(s.tokens.size, 1 / counts[0], np.float32) for s in shards]
-            self._runner.run(shards, loss_head, seeds, add_square)
+        if self.rules.batch_fisher:
+            shards, counts = pack_targets(arrays, [0] * len(arrays), self.shard_tokens)
+            gradient = np.zeros(total.size, np.float32)
+            self._gradient(shards, np.full(counts.size, 1 / max(counts.sum(), 1)), gradient)
+            add_square(gradient, 0)
+        else:
+            for array, position in zip(arrays, cmd_positions, strict=True):
+                shards, counts = pack_targets([array], [int(position)], self.shard_tokens)
+                share = np.array([1 / max(int(counts[0]), 1)])
+                self._runner.run(shards, loss_head, self._seeds(shards, share), add_square)
+            total /= len(arrays)
         with backends.silent_overflow():
-            fisher = (total / len(arrays)).astype(np.float32)
+            fisher = total.astype(np.float32)
         if not np.isfinite(fisher).all():
             raise DivergedError("Fisher diagonal: a squared gradient is not finite")
         self.model.fisher = fisher
@@ -373,30 +392,24 @@ class Trainer:
             return np.full(counts.size, 1 / max(int(counts.sum()), 1))
         return np.asarray(1 / (np.maximum(counts, 1) * counts.size))
 
-    def _gradient(self, shards: list[Shard], share: NDArray[np.float64], fresh: bool) -> float:
-        """Loss of the batch; its gradient replaces, or is added to, `grads`.
+    def _gradient(
+        self, shards: list[Shard], share: NDArray[np.float64], total: NDArray[np.float32]
+    ) -> float:
+        """Loss of the batch; its gradient is added to `total`.
 
         `share` is what one target of each sequence weighs in the loss.
         """
-        weights, seeds = [], []
-        for shard in shards:
-            assert shard.targets is not None
-            weights.append(np.repeat(share[shard.rows], np.diff(shard.packing.offsets)))
-            seeds.append(np.where(shard.targets >= 0, weights[-1], 0).astype(np.float32))
-        if fresh and not shards:
-            self._grads.fill(0)
-        losses = self._runner.run(shards, loss_head, seeds, self._add(fresh))
-        # In float64; without a target, the loss is 0.
-        return float(sum(np.dot(nll, weight) for nll, weight in zip(losses, weights, strict=True)))
+        seeds = self._seeds(shards, share)
 
-    def _add(self, fresh: bool) -> Any:
-        def add(grads: Array, shard: int) -> None:
-            if fresh and shard == 0:
-                self._grads[...] = grads
-            else:
-                np.add(self._grads, grads, out=self._grads)
+        def add(grads: Array, _: int) -> None:
+            np.add(total, grads, out=total)
 
-        return add
+        losses = self._runner.run(shards, loss_head, seeds, add)
+        pairs = zip(losses, shards, strict=True)
+        return float(sum(np.dot(nll, _spread(share, shard)) for nll, shard in pairs))  # in float64
+
+    def _seeds(self, shards: list[Shard], share: NDArray[np.float64]) -> list[NDArray[np.float32]]:
+        return [_spread(share, shard).astype(np.float32) for shard in shards]
 
     def _apply(self, loss: float) -> None:
         """EWC, norm, clip, update; nothing changes unless loss and norm are finite."""
@@ -413,3 +426,10 @@ class Trainer:
             )
         scale = clip_scale(self.grad_norm, self.grad_clip)
         self._optimizer.update(model.weights, self._grads, scale, self.lr)
+
+
+def _spread(share: NDArray[np.float64], shard: Shard) -> NDArray[np.float64]:
+    """(T,) what each token weighs: its sequence's share where it has a target, else 0."""
+    assert shard.targets is not None
+    weights = np.repeat(share[shard.rows], np.diff(shard.packing.offsets))
+    return np.where(shard.targets >= 0, weights, 0.0)

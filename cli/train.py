@@ -120,7 +120,7 @@ def command(**options: Any) -> None:
             weight_decay=options["weight_decay"],
             grad_clip=options["grad_clip"],
             ewc_lambda=options["ewc_lambda"],
-            reduction=rules.reduction,
+            rules=rules.name,
             threads=options["threads"],
         )
     output = options["output"] or start.path

@@ -1,6 +1,7 @@
 """Cutting and summing: nothing lost, nothing counted twice, the same bytes at any thread count."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,13 @@ def batch(seed: int = 0) -> tuple[list[Any], list[int]]:
     return sequences, [int(rng.integers(0, s.size - 1)) for s in sequences]
 
 
+def adding_to(total: Any) -> Callable[[Any, int], None]:
+    def add(grads: Any, _: int) -> None:
+        total[...] += grads
+
+    return add
+
+
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_the_same_bytes_at_any_thread_count(threads: int) -> None:
     model = new_model(d_model=24, n_layers=2, seed=1)
@@ -91,7 +99,7 @@ def test_the_same_bytes_at_any_thread_count(threads: int) -> None:
         runner = Runner(backends.load("cpu"), model.config, model.weights, count)
         total = np.zeros_like(model.weights)
         seeds = [np.ones(s.tokens.size, np.float32) for s in shards]
-        outputs.append(runner.run(shards, loss_head, seeds, lambda g, _, t=total: t.__iadd__(g)))
+        outputs.append(runner.run(shards, loss_head, seeds, adding_to(total)))
         totals.append(total)
         runner.close()
     assert totals[0].tobytes() == totals[1].tobytes()

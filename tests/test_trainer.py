@@ -19,7 +19,8 @@ Batch = tuple[list[NDArray[np.int64]], list[int]]
 
 
 def small(seed: int = 0, **sizes: int) -> Model:
-    return calmgrad.new_model(**({"d_model": 24, "n_layers": 2, "l_max": 200} | sizes), seed=seed)
+    given: dict[str, Any] = {"d_model": 24, "n_layers": 2, "l_max": 200} | sizes
+    return calmgrad.new_model(**given, seed=seed)
 
 
 def batch(count: int = 9, seed: int = 0, longest: int = 120) -> Batch:
@@ -115,7 +116,7 @@ def test_step_forgets_what_was_accumulated() -> None:
                 trainer.accumulate([65, 66, 67])
             trainer.step(*data)
             grads.append(trainer.grads.copy())
-    np.testing.assert_array_equal(*grads)
+    np.testing.assert_array_equal(grads[0], grads[1])
 
 
 def test_zero_grad_and_get_grad() -> None:
@@ -284,6 +285,32 @@ def test_fisher_is_the_mean_squared_gradient_of_each_sequence(tmp_path: Path) ->
     again = calmgrad.load_model(tmp_path / "ewc.cwgt")
     np.testing.assert_array_equal(again.fisher, model.fisher)
     np.testing.assert_array_equal(again.anchor, model.anchor)
+
+
+def test_calm_mamba_rules() -> None:
+    sequences, positions = batch(4)
+    gradients = []
+    for position in (positions, [0] * 4):
+        with calmgrad.Trainer(small(), lr=0.0, reduction="token") as trainer:
+            trainer.step(sequences, position)
+            gradients.append(trainer.grads.astype(np.float64))
+    parts = []
+    with calmgrad.Trainer(small(), lr=0.0, rules="calm-mamba") as trainer:
+        assert trainer.reduction == "token"
+        trainer.step(sequences, positions)
+        np.testing.assert_array_equal(trainer.grads, gradients[0])
+        trainer.compute_fisher(sequences, positions)
+        assert trainer.fisher is not None
+        np.testing.assert_allclose(trainer.fisher, gradients[1] ** 2, rtol=1e-4, atol=1e-13)
+        for tokens, position in zip(sequences, positions, strict=True):
+            trainer.zero_grad()
+            trainer.accumulate(tokens, position)
+            parts.append(trainer.grads.copy())
+    with calmgrad.Trainer(small(), lr=0.0, reduction="sequence") as trainer:
+        trainer.step(sequences, positions)  # equal weights for unequal parts
+        np.testing.assert_allclose(np.mean(parts, 0), trainer.grads, rtol=1e-3, atol=1e-7)
+    with pytest.raises(ValueError, match="rules 'lua': expected c-engine or calm-mamba"):
+        calmgrad.Trainer(small(), rules="lua")
 
 
 def test_ewc_pulls_towards_the_anchor() -> None:

@@ -21,7 +21,7 @@ def softplus(x, like):
     w = e + 1.0
     # log(w) with what rounding took from w put back: w loses most of a small e.
     small = log(w) + (e - (w - 1.0)) / w
-    return greater(x, constant(like, 20.0), x, small)
+    return greater(x, constant(like, 40.0), x, small)
 
 
 @inlined

@@ -139,6 +139,8 @@ def test_ewc_from_a_file(run: Run, dataset: Path, tmp_path: Path) -> None:
     run("train", "-m", "m.cwgt", "-d", dataset, "--max-steps", 3, "-o", "b.cwgt",
         "--ewc-lambda", 1e6)  # fmt: skip
     a, b = (calmgrad.load_model(tmp_path / f"{n}.cwgt") for n in "ab")
+    assert a.fisher is not None
+    assert model.fisher is not None
     assert np.array_equal(a.fisher, model.fisher)
     assert not np.array_equal(a.weights, b.weights)
 

@@ -79,9 +79,15 @@ class Draw:
 Builder = Callable[[Draw], Case]
 
 
+def _columns(x: Tensor) -> Tensor:
+    """x as columns of a wider tensor, as the network cuts its projections; rows are apart."""
+    wide = basic.concatenate([np.zeros((x.shape[0], 3)), x], axis=1)
+    return wide.split(3, x.shape[1])[1]
+
+
 def _conv(d: Draw) -> Case:
     inputs = {"x": d.normal(d.T, d.C), "weight": d.normal(d.C, d.K)}
-    return Case(partial(causal_conv1d, packing=d.packing), inputs)
+    return Case(lambda x, weight: causal_conv1d(_columns(x), weight, d.packing), inputs)
 
 
 def _scan(d: Draw) -> Case:
@@ -94,7 +100,11 @@ def _scan(d: Draw) -> Case:
         "A_log": np.log(np.arange(1, d.N + 1)) + d.normal(d.C, d.N, scale=0.1),
         "D": d.normal(d.C),
     }
-    return Case(partial(selective_scan, packing=d.packing), inputs)
+
+    def fn(z: Tensor, **tensors: Tensor) -> Tensor:
+        return selective_scan(z=_columns(z), packing=d.packing, **tensors)
+
+    return Case(fn, inputs)
 
 
 def _layer_norm(d: Draw) -> Case:

@@ -1,0 +1,149 @@
+"""The check itself: it finds what is wrong, says where, and lets pass what is right."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+import calmgrad
+from calmgrad.backend import Backend
+from calmgrad.errors import CheckFailed
+from calmgrad.gradient_check import gradcheck
+from calmgrad.kernels.protocol import Array
+from calmgrad.ops import basic
+from calmgrad.tape import Tensor
+
+RNG = np.random.default_rng(0)
+X, W = RNG.standard_normal((5, 4)), RNG.standard_normal((4, 3))
+
+
+def wrong_at(x: Tensor, index: tuple[int, ...], error: float) -> Tensor:
+    """The identity, with `error` in one element of its gradient."""
+    y = x.tape.empty(x.shape)
+    y.value[...] = x.value
+
+    @x.tape.record("wrong", y)
+    def backward() -> None:
+        with x.gradient() as dx:
+            dx[...] = y.grad
+            dx[index] += error
+
+    return y
+
+
+def model(x: Tensor, w: Tensor) -> Tensor:
+    return basic.tanh(basic.matmul(x, w))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_right_gradient_passes(backend: Backend, full: bool) -> None:
+    result = gradcheck(model, X, W, backend=backend.name, full=full)
+    assert list(result.worst) == ["x", "w"]
+    assert all(error < 1e-9 for error in result.worst.values())
+    assert result.comparisons == (X.size + W.size if full else 3 * 3)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("error", [1e-3, -0.5, np.pi])
+def test_one_wrong_element_is_found_and_named(full: bool, error: float) -> None:
+    def fn(x: Tensor, w: Tensor) -> Tensor:
+        return model(x, wrong_at(w, (2, 1), error))
+
+    with pytest.raises(CheckFailed) as caught:
+        gradcheck(fn, X, W, full=full)
+    assert "gradient of w at [2, 1]: formula " in str(caught.value)
+    formula, difference = (float(part.split()[-1]) for part in str(caught.value).split(", c"))
+    assert formula - difference == pytest.approx(error, rel=1e-5)
+
+
+def test_the_tolerance_is_relative_to_the_gradient_of_the_input() -> None:
+    def fn(x: Tensor) -> Tensor:
+        return basic.mul(wrong_at(x, (0, 0), 1e-8), 1e-6)
+
+    with pytest.raises(CheckFailed, match="gradient of x at"):
+        gradcheck(fn, X)
+    gradcheck(fn, X, rtol=0.1)
+
+
+def test_a_small_error_within_the_tolerance_passes() -> None:
+    result = gradcheck(lambda x: wrong_at(x, (0, 0), 1e-7), X, full=True, rtol=1e-6)
+    assert 1e-9 < result.worst["x"] < 1e-6
+
+
+def test_an_input_without_influence_has_no_gradient() -> None:
+    result = gradcheck(lambda x, unused: basic.exp(x), X, W)
+    assert result.worst["unused"] == 0
+
+
+def test_a_forgotten_gradient_is_found() -> None:
+    def fn(x: Tensor, w: Tensor) -> Tensor:
+        return basic.matmul(x, w.value)  # w as a constant
+
+    with pytest.raises(CheckFailed, match="gradient of w at .*: formula 0, central difference"):
+        gradcheck(fn, X, W)
+
+
+def test_no_dimension_and_one_element() -> None:
+    gradcheck(basic.exp, np.float64(0.5), full=True)
+    gradcheck(lambda x: x, np.ones((1,)))
+
+
+def test_large_and_small_points() -> None:
+    gradcheck(lambda x: basic.mul(x, x), 1e6 * X)
+    gradcheck(lambda x: basic.exp(basic.mul(x, 1e-9)), X)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_nan_and_infinity_fail(full: bool) -> None:
+    spoilt = X.copy()
+    spoilt[1, 2] = np.nan
+    with pytest.raises(CheckFailed, match=r"input x is nan at \[1, 2\]"):
+        gradcheck(basic.exp, spoilt, full=full)
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(CheckFailed, match=r"the output is inf at \[0\]"),
+    ):
+        gradcheck(basic.exp, np.full(2, 1e4), full=full)
+    with pytest.raises(CheckFailed, match=r"the gradient of x is nan at \[0, 3\]"):
+        gradcheck(lambda x: wrong_at(x, (0, 3), np.nan), X, full=full)
+    with (
+        np.errstate(invalid="ignore"),
+        pytest.raises(CheckFailed, match="the output near the point is nan"),
+    ):
+        gradcheck(basic.sqrt, np.array([1e-6, 1.0]), full=full)
+
+
+def test_what_does_not_repeat_fails() -> None:
+    noise = np.random.default_rng(0)
+    with pytest.raises(CheckFailed, match="two calls of fn with the same arrays gave other values"):
+        gradcheck(lambda x: basic.add(x, noise.standard_normal(x.shape)), X)
+
+
+def test_wrong_use() -> None:
+    with pytest.raises(ValueError, match="no arrays"):
+        gradcheck(basic.exp)
+    with pytest.raises(ValueError, match="1 names, expected 2"):
+        gradcheck(model, X, W, names=["x"])
+    with pytest.raises(ValueError, match="fn returned ndarray, expected a Tensor"):
+        gradcheck(lambda x: x.value, X)  # type: ignore[arg-type, return-value]
+
+
+def test_names() -> None:
+    def anything(*tensors: Tensor) -> Tensor:
+        return basic.exp(tensors[0])
+
+    assert list(gradcheck(anything, X).worst) == ["input 0"]
+    assert list(gradcheck(anything, X, names=["here"]).worst) == ["here"]
+
+
+def test_the_arrays_are_left_alone_and_the_result_repeats() -> None:
+    before: list[Array] = [X.copy(), W.copy()]
+    first = gradcheck(model, X, W)
+    assert first == gradcheck(model, X, W)
+    np.testing.assert_array_equal(X, before[0])
+    np.testing.assert_array_equal(W, before[1])
+
+
+def test_it_is_public() -> None:
+    assert calmgrad.gradcheck is gradcheck
+    assert "Raises" in (inspect.getdoc(calmgrad.gradcheck) or "")

@@ -1,0 +1,37 @@
+import doctest
+import re
+
+import numpy as np
+import pytest
+
+from calmgrad import shapes
+from calmgrad.shapes import check
+
+
+def test_the_example_in_the_docstring() -> None:
+    result = doctest.testmod(shapes)
+    assert result.attempted
+    assert not result.failed
+
+
+def test_letters_are_bound() -> None:
+    a, b, c = np.ones((4, 3)), np.ones((3, 5)), np.ones(6)
+    assert check("op", a=(a, "T I"), b=(b, "I O"), c=(c, "2*I")) == {"T": 4, "I": 3, "O": 5}
+
+
+def test_no_dimension() -> None:
+    assert check("op", x=(np.float64(1), "")) == {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "contract", "message"),
+    [
+        ((4, 3), "C", "op: x has shape (4, 3), expected (C,)"),
+        ((4,), "T C", "op: x has shape (4,), expected (T, C)"),
+        ((4, 7), "T C", "op: x has shape (4, 7), expected (T, C) with C = 3 from first"),
+        ((5,), "2*C", "op: x has shape (5,), expected (2*C,) with C = 3 from first"),
+    ],
+)
+def test_messages(shape: tuple[int, ...], contract: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check("op", first=(np.ones(3), "C"), x=(np.ones(shape), contract))
