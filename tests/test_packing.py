@@ -9,14 +9,15 @@ from calmgrad.packing import Packing
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6))
 def test_definition(lengths: list[int]) -> None:
     packing = Packing.of(lengths)
-    offsets, pos = [0], []
+    offsets = [0]
+    pos: list[int] = []
     for n in lengths:
         offsets.append(offsets[-1] + n)
         pos.extend(range(n))
     np.testing.assert_array_equal(packing.offsets, offsets)
     np.testing.assert_array_equal(packing.pos, pos)
     assert packing.offsets.dtype == packing.pos.dtype == np.int64
-    assert packing.chunks == sum(1 for p in pos if p % 16 == 0)
+    assert packing.chunks == len([p for p in pos if p % 16 == 0])
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [3, 0, 2], [-1]])

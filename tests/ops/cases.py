@@ -181,7 +181,7 @@ def _maximum(rows_only: bool) -> Builder:
     """Apart by 0.5 or more; a is larger in the first row and smaller in the last."""
 
     def build(d: Draw) -> Case:
-        a = np.round(d.normal(d.T + 1, 1 if rows_only else d.C, scale=3))
+        a: Array = np.round(d.normal(d.T + 1, 1 if rows_only else d.C, scale=3))
         a[0], a[-1] = 50, -50
         return Case(basic.maximum, {"a": a, "b": np.round(d.normal(d.C, scale=3)) + 0.5})
 
@@ -208,9 +208,7 @@ def _reductions(
 
 
 def _getitem(index: Callable[[Draw], object]) -> Builder:
-    return lambda d: Case(
-        lambda x: basic.getitem(x, index(d)), {"x": d.normal(d.T + 1, d.C)}
-    )
+    return lambda d: Case(lambda x: basic.getitem(x, index(d)), {"x": d.normal(d.T + 1, d.C)})
 
 
 def _concatenate(d: Draw) -> Case:

@@ -61,8 +61,14 @@ def run(
     dtype: str = "float64",
     weights: Array | None = None,
 ) -> Pass:
-    """`fn` of all inputs in order, and back from `weights`."""
+    """`fn` of all inputs in order, and back from `weights`.
+
+    NaN fills the memory that ops take, so nothing uninitialised can pass for a number.
+    """
     tape = Tape(backend, dtype)
+    for memory in (tape.values, tape.pool.arena):
+        memory.take((1 << 16,)).fill(np.nan)
+        memory.reset()
     leaves = {name: tape.constant(value) for name, value in inputs.items()}
     y = fn(*leaves.values())
     assert y.value.dtype == dtype

@@ -52,7 +52,9 @@ def test_pairs(
     fn: Callable[..., Tensor],
     definition: Callable[[float, float], float],
 ) -> None:
-    both = [[definition(a, b) for a, b in zip(*rows, strict=True)] for rows in zip(A, B, strict=True)]
+    both = [
+        [definition(a, b) for a, b in zip(*rows, strict=True)] for rows in zip(A, B, strict=True)
+    ]
     assert_allclose(forward(backend, fn, {"a": A, "b": B}), both, rtol=1e-15)
     spread = [[definition(a, b) for a, b in zip(row, ROW, strict=True)] for row in A]
     assert_allclose(forward(backend, fn, {"a": A, "b": ROW}), spread, rtol=1e-15)
@@ -159,13 +161,19 @@ def test_power_zero_has_no_slope(backend: Backend) -> None:
         (lambda x, y: basic.matmul(y, x), "matmul: a has shape (4,), expected (I, J)"),
         (lambda x, y: basic.matmul(x, x), "matmul: b has shape (2, 3), expected (J, O) with J = 3"),
         (lambda x, y: basic.transpose(x, (0, 0)), "transpose: axes [0, 0], expected all axes of x"),
-        (lambda x, y: basic.reshape(x, (4,)), "reshape: x has shape (2, 3), expected one of as many"),
+        (
+            lambda x, y: basic.reshape(x, (4,)),
+            "reshape: x has shape (2, 3), expected one of as many",
+        ),
         (lambda x, y: basic.sum(x, 2), "sum: axis 2, expected different axes of x, shape (2, 3)"),
         (lambda x, y: basic.mean(x, (0, -2)), "mean: axis (0, -2), expected different axes"),
         (lambda x, y: basic.max(x, -3), "max: axis -3, expected"),
         (lambda x, y: basic.getitem(x, 5), "getitem: x has shape (2, 3): index 5 is out of bounds"),
         (lambda x, y: basic.concatenate([x, y]), "concatenate: tensors have shapes [(2, 3), (4,)]"),
-        (lambda x, y: basic.where([True] * 4, x, 0), "where: mask, a and b have shapes (4,), (2, 3)"),
+        (
+            lambda x, y: basic.where([True] * 4, x, 0),
+            "where: mask, a and b have shapes (4,), (2, 3)",
+        ),
         (lambda x, y: basic.add(1, 2), "add: no argument is a Tensor"),
     ],
 )

@@ -45,7 +45,7 @@ def test_the_weight_of_a_row_without_a_target_does_not_matter(backend: Backend) 
         weights=np.array([1e9, 1.0]),
     )
     np.testing.assert_allclose(
-        done.grads["logits"], [[0, 0, 0, 0], [0.25, 0.25, -0.75, 0.25]], rtol=1e-15
+        done.grads["logits"], [[0.0, 0.0, 0.0, 0.0], [0.25, 0.25, -0.75, 0.25]], rtol=1e-15
     )
 
 

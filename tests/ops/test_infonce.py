@@ -80,5 +80,5 @@ def test_what_disagrees(backend: Backend) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         infonce(tape.empty((2, 4)), tape.empty((3, 4)))
     for temperature in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="infonce: temperature .*, expected above 0"):
+        with pytest.raises(ValueError, match=r"infonce: temperature .*, expected above 0"):
             infonce(tape.empty((2, 4)), tape.empty((2, 4)), temperature)

@@ -55,7 +55,13 @@ def test_large_numbers(backend: Backend, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("x", "weight", "residual", "transposed", "message"),
     [
-        ((3, 4), (5, 2), None, False, "linear: weight has shape (5, 2), expected (I, O) with I = 4"),
+        (
+            (3, 4),
+            (5, 2),
+            None,
+            False,
+            "linear: weight has shape (5, 2), expected (I, O) with I = 4",
+        ),
         ((3, 4), (4, 2), None, True, "linear: weight has shape (4, 2), expected (O, I) with I = 4"),
         ((3,), (3, 2), None, False, "linear: x has shape (3,), expected (T, I)"),
         ((3, 4), (4, 2), (3, 4), False, "linear: residual has shape (3, 4), expected (3, 2)"),

@@ -191,5 +191,3 @@ def test_shapes_that_disagree(
     tensors = {name: tape.empty(shape) for name, shape in (shapes | changes).items()}
     with pytest.raises(ValueError, match=re.escape(message)):
         selective_scan(**tensors, packing=Packing.of([5]))
-
-
