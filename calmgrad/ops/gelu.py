@@ -1,5 +1,6 @@
 """The activation of the feed-forward network."""
 
+from calmgrad.shapes import check
 from calmgrad.tape import Tensor
 
 
@@ -15,13 +16,17 @@ def gelu(x: Tensor) -> Tensor:
         dx = dy * (0.5 * (1 + tanh(v)) + 0.5 * x * (1 - tanh(v)^2) * v')
 
     Args:
-        x: any shape.
+        x: (T, C).
 
     Returns:
-        y, same shape.
+        y, (T, C).
+
+    Raises:
+        ValueError: `x` is not a matrix.
 
     Source: Hendrycks and Gimpel (arXiv:1606.08415), section 2; FORMATS §1.
     """
+    check("gelu", x=(x.value, "T C"))
     tape = x.tape
     kernels = tape.backend.kernels
     y = tape.empty(x.shape)

@@ -12,35 +12,39 @@ CUBIC = LINEAR * 0.044715
 
 
 @inlined
-def _forward(y, x, i, lanes):
-    v = load(x, i, lanes)
-    store(y, i, v * sigmoid(v * (v * v * CUBIC + LINEAR)), lanes)
+def _forward(y, x, t, c, lanes):
+    v = load(x, (t, c), lanes)
+    store(y, (t, c), v * sigmoid(v * (v * v * CUBIC + LINEAR)), lanes)
 
 
 @kernel
 def gelu_forward(y: Array, x: Array) -> None:
-    flat, result = x.reshape(-1), y.reshape(-1)
-    full = flat.size // WIDTH * WIDTH
-    for i in range(0, full, WIDTH):
-        _forward(result, flat, i, all_lanes())
-    if full < flat.size:
-        _forward(result, flat, full, first_lanes(flat.size - full))
+    tokens, channels = x.shape
+    full = channels // WIDTH * WIDTH
+    tail = first_lanes(channels - full)
+    for t in range(tokens):
+        for c in range(0, full, WIDTH):
+            _forward(y, x, t, c, all_lanes())
+        if full < channels:
+            _forward(y, x, t, full, tail)
 
 
 @inlined
-def _backward(dx, dy, x, i, lanes):
-    v = load(x, i, lanes)
+def _backward(dx, dy, x, t, c, lanes):
+    v = load(x, (t, c), lanes)
     square = v * v
     s = sigmoid(v * (square * CUBIC + LINEAR))
     inner = v * (square * (3 * CUBIC) + LINEAR)  # v times the slope of the sigmoid's argument
-    store(dx, i, load(dy, i, lanes) * s * (inner * (1.0 - s) + 1.0), lanes)
+    store(dx, (t, c), load(dy, (t, c), lanes) * s * (inner * (1.0 - s) + 1.0), lanes)
 
 
 @kernel
 def gelu_backward(dx: Array, dy: Array, x: Array) -> None:
-    flat, dflat, result = x.reshape(-1), dy.reshape(-1), dx.reshape(-1)
-    full = flat.size // WIDTH * WIDTH
-    for i in range(0, full, WIDTH):
-        _backward(result, dflat, flat, i, all_lanes())
-    if full < flat.size:
-        _backward(result, dflat, flat, full, first_lanes(flat.size - full))
+    tokens, channels = x.shape
+    full = channels // WIDTH * WIDTH
+    tail = first_lanes(channels - full)
+    for t in range(tokens):
+        for c in range(0, full, WIDTH):
+            _backward(dx, dy, x, t, c, all_lanes())
+        if full < channels:
+            _backward(dx, dy, x, t, full, tail)
