@@ -14,6 +14,7 @@ _HOME = {
     "new_model": "model",
     "load_model": "model",
     "Trainer": "trainer",
+    "train": "training",
     "Dataset": "data",
     "load_dataset": "data",
     "write_dataset": "data",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:  # the same for type checkers; "as" marks a name as exported
     from calmgrad.tokenizer import decode as decode
     from calmgrad.tokenizer import encode as encode
     from calmgrad.trainer import Trainer as Trainer
+    from calmgrad.training import train as train
 
 
 def __getattr__(name: str) -> Any:

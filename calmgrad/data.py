@@ -46,6 +46,11 @@ class Dataset:
         self._require_open()
         return len(self._order)
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(len,) number of tokens of each sequence, in the present order."""
+        return np.asarray(self.sequences.lengths[self._order], np.int64)
+
     def count(self) -> int:
         """Number of sequences, as in the Lua API."""
         return len(self)

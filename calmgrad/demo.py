@@ -26,7 +26,7 @@ from calmgrad.tokenizer import ATN, BOS, CMD, COMP, CWD, END, ENV, EOS, EXIT, GI
 T = TypeVar("T")
 Sequences = tuple[list[list[int]], list[int]]
 
-HISTORY_LENGTHS = (0, 1, 2, 2, 3, 3, 3, 4)  # how many past commands a sequence shows
+HISTORY_LENGTHS = (0, 1, 2, 2, 2, 3, 3, 4)  # how many past commands a sequence shows
 INTERRUPTION = 0.06  # chance that something unrelated comes before a command
 SHOWN_ENVIRONMENT = 0.15  # chance that a sequence tells variables
 SHOWN_CANDIDATES = 0.3  # chance that a sequence tells what completion offers, if it does
@@ -157,7 +157,7 @@ class Session:
             tasks = [self.tend_server, self.tend_server, self.visit_place]
         else:
             self.enter_project()
-            tasks = [self.develop] * 6 + [self.try_something] * 5
+            tasks = [self.develop] * 8 + [self.try_something] * 5
             tasks += [self.branch_off, self.update, self.set_aside, self.add_package, self.release]
             tasks += [self.leave_and_return]
         for _ in range(3 + self.dice.below(5)):
@@ -552,63 +552,46 @@ class Prompt:
     tokens: list[int]
 
 
-def _prompt(description: str, typed: str, context: Context) -> Prompt:
-    return Prompt(description, typed, context.prompt(typed))
+def _prompt(
+    description: str, cwd: str, git: str, history: Sequence[tuple[str, int]], typed: str
+) -> Prompt:
+    return Prompt(description, typed, Context(cwd, git, history).prompt(typed))
 
 
 PROMPTS = (
     _prompt(
-        "src/parser.py was edited, tested and has just been staged",
+        "src/parser.py was edited and tested, and is staged now",
+        "~/src/orbit",
+        "main+",
+        [("vim src/parser.py", 0), ("python -m pytest", 0), ("git add src/parser.py", 0)],
         "git c",
-        Context(
-            cwd="~/src/orbit",
-            git="main+",
-            history=[
-                ("vim src/parser.py", 0),
-                ("python -m pytest", 0),
-                ("git add src/parser.py", 0),
-            ],
-        ),
     ),
     _prompt(
-        "make test has just failed after an edit of src/router.c",
+        "make test has failed after an edit of src/router.c",
+        "~/code/beacon",
+        "main*",
+        [("cd ~/code/beacon", 0), ("vim src/router.c", 0), ("make test", 2)],
         "vi",
-        Context(
-            cwd="~/code/beacon",
-            git="main*",
-            history=[("cd ~/code/beacon", 0), ("vim src/router.c", 0), ("make test", 2)],
-        ),
     ),
     _prompt(
         "the tests of a Rust project pass after an edit of src/cache.rs",
+        "~/work/heron",
+        "main*",
+        [("vim src/cache.rs", 0), ("cargo test", 0)],
         "git a",
-        Context(
-            cwd="~/work/heron",
-            git="main*",
-            history=[("vim src/cache.rs", 0), ("cargo test", 0)],
-        ),
     ),
     _prompt(
-        "a commit has just been made and is not pushed yet",
+        "a commit has been made and is not pushed yet",
+        "~/src/lantern",
+        "main^",
+        [("git add lib/layout.js", 0), ('git commit -m "simplify layout"', 0)],
         "git p",
-        Context(
-            cwd="~/src/lantern",
-            git="main^",
-            history=[
-                ("git add lib/layout.js", 0),
-                ('git commit -m "simplify layout"', 0),
-            ],
-        ),
     ),
     _prompt(
-        "the service nginx has just been restarted",
-        "sys",
-        Context(
-            cwd="~",
-            history=[
-                ("systemctl status nginx", 3),
-                ("sudo systemctl restart nginx", 0),
-            ],
-        ),
+        "the same, but the push was refused: someone else was faster",
+        "~/src/lantern",
+        "main^",
+        [('git commit -m "simplify layout"', 0), ("git push", 1)],
+        "git p",
     ),
 )

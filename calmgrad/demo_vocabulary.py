@@ -149,10 +149,10 @@ PROJECTS = (
     "gantry sextant tidepool driftwood sandbar hedgerow millpond woodpile inkwell paperclip"
 ).split()
 PROJECT_HOMES = ("~", "~/src", "~/src", "~/work", "~/code")
-# Each starts with another letter, so a small model learns soon to tell them apart.
+# Each starts with another letter, so that a small model soon tells them apart.
 STEMS = (
-    "audio buffer cache driver engine filter graph history index journal kernel layout metrics "
-    "network output parser queue router session table users views worker zones"
+    "buffer cache engine filter graph history index kernel layout metrics network output parser "
+    "queue router session table worker"
 ).split()
 EDITORS = ("vim", "vim", "vim", "vim", "nano", "nvim", "code", "hx", "emacs")
 SERVICES = "nginx postgresql redis docker grafana mailer backup sshd".split()
@@ -287,7 +287,7 @@ PROJECT_ROUTINES: tuple[Routine, ...] = (
         "cut -d, -f{number} {table}.csv | sort | uniq -c",
         ("rm {table}.csv", "gzip {table}.csv"),
     ),
-    ("curl -O https://{host}/data/{table}.csv -> 6", "wget https://{host}/data/{table}.csv"),
+    ("curl -O https://{host}/data/{table}.csv -> 28", "wget https://{host}/data/{table}.csv"),
 )
 # What one does in one of PLACE_FILES' folders, by how the file's name ends.
 PLACE_ROUTINES: dict[str, tuple[Routine, ...]] = {

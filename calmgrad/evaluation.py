@@ -1,6 +1,7 @@
 """How well a model predicts a data set."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +35,18 @@ class Evaluation:
     tokens: int
 
 
-def evaluate(model: Model, dataset: Dataset, threads: int | None = None) -> Evaluation:
+def evaluate(
+    model: Model,
+    dataset: Dataset,
+    threads: int | None = None,
+    on_sequence: Callable[[int, float], object] | None = None,
+) -> Evaluation:
     """Evaluate on every sequence of `dataset`, each of 1 to l_max tokens.
+
+    Args:
+        threads: shards worked on at once; None: one for each core.
+        on_sequence: called for each sequence with a target: its position in the file, from 0
+            (whatever was left out or shuffled), and its mean loss. In no particular order.
 
     Raises:
         ValueError: there is no target in the whole data set.
@@ -47,6 +58,7 @@ def evaluate(model: Model, dataset: Dataset, threads: int | None = None) -> Eval
     index = 0
     while batch := dataset.batch(index, BATCH)[0]:
         positions = dataset.batch(index, BATCH)[1]
+        first = index * BATCH
         index += 1
         arrays = [
             checked_sequence(tokens, position, model.config, "sequence")
@@ -58,7 +70,11 @@ def evaluate(model: Model, dataset: Dataset, threads: int | None = None) -> Eval
             nll = losses.astype(np.float64)
             wanted, is_byte = shard.targets >= 0, (shard.targets >= 0) & (shard.targets < 256)
             starts = shard.packing.offsets[:-1]
-            means += list(np.add.reduceat(nll, starts) / np.add.reduceat(wanted, starts, dtype=int))
+            own = np.add.reduceat(nll, starts) / np.add.reduceat(wanted, starts, dtype=int)
+            means += list(own)
+            if on_sequence is not None:
+                for row, loss in zip(shard.rows, own, strict=True):
+                    on_sequence(int(dataset._order[first + row]), float(loss))
             total, count = total + nll.sum(), count + int(wanted.sum())
             byte_total = byte_total + nll[is_byte].sum()
             byte_count += int(is_byte.sum())

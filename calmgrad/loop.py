@@ -1,8 +1,12 @@
-"""The training loop: epochs of shuffled batches, a learning rate for each update."""
+"""The training loop: which sequences each update sees, and at which learning rate."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from calmgrad.config import Rules
 from calmgrad.data import Dataset
@@ -12,10 +16,14 @@ from calmgrad.trainer import Trainer
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run does: all that decides its batches and learning rates.
+    """All that decides a run's batches and learning rates, besides the data.
 
     Attributes:
-        epochs, batch_size: passes over the data, sequences of one update.
+        epochs: passes over the data.
+        batch_size: sequences of a batch.
+        batch_tokens: instead of `batch_size`, the most tokens of a batch (a longer sequence is
+            a batch of its own); None: count sequences.
+        accumulation: batches of one update.
         lr, warmup_steps, min_lr: of the schedule.
         max_steps: the run, and its schedule, end here at the latest; None: no bound.
         shuffle: another order in each epoch, from `seed`.
@@ -26,29 +34,86 @@ class Plan:
     lr: float
     warmup_steps: int = 0
     min_lr: float = 1e-6
+    batch_tokens: int | None = None
+    accumulation: int = 1
     max_steps: int | None = None
     shuffle: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch_size", 1), ("warmup_steps", 0), ("seed", 0)):
+        least = dict(epochs=1, batch_size=1, accumulation=1, warmup_steps=0, seed=0)
+        for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected {low} or more")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps = {self.max_steps}: expected 1 or more")
+        for name in ("max_steps", "batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value}: expected 1 or more")
+        if not 0 <= self.min_lr < math.inf:
+            raise ValueError(f"min_lr = {self.min_lr}: expected 0 or more")
 
-    def steps(self, sequences: int) -> int:
-        """Updates the run makes on this many sequences."""
-        steps = -(-sequences // self.batch_size) * self.epochs
-        return steps if self.max_steps is None else min(steps, self.max_steps)
 
-    def schedule(self, sequences: int, rules: Rules) -> Schedule:
+class Course:
+    """Which sequences each update of a run sees: a function of plan, seed and lengths alone.
+
+    Attributes:
+        steps: updates of the run.
+        epoch_steps: updates of each epoch, were there no `max_steps`.
+        accumulation: batches of one update.
+    """
+
+    def __init__(self, plan: Plan, lengths: Sequence[int] | NDArray[np.int64]) -> None:
+        self._plan = plan
+        self.accumulation = plan.accumulation
+        self._lengths = np.asarray(lengths, np.int64)
+        self._epoch = -1
+        self._batches: list[NDArray[np.int64]] = []
+        if plan.batch_tokens is None:
+            batches = -(-self._lengths.size // plan.batch_size)
+            self.epoch_steps = [-(-batches // plan.accumulation)] * plan.epochs
+        else:  # the order decides how many sequences fit
+            counts = [len(self._epoch_batches(epoch)) for epoch in range(plan.epochs)]
+            self.epoch_steps = [-(-n // plan.accumulation) for n in counts]
+        self.steps = sum(self.epoch_steps)
+        if plan.max_steps is not None:
+            self.steps = min(self.steps, plan.max_steps)
+        self._first_step = np.cumsum([0, *self.epoch_steps])
+
+    def update(self, step: int) -> tuple[int, list[NDArray[np.int64]]]:
+        """Epoch (from 0) and batches of update `step` (from 0), as indices of sequences."""
+        epoch = int(np.searchsorted(self._first_step, step, "right")) - 1
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._epoch_batches(epoch)
+        first = (step - int(self._first_step[epoch])) * self._plan.accumulation
+        return epoch, self._batches[first : first + self._plan.accumulation]
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether update `step` (from 0) is the last of its epoch."""
+        return step + 1 in self._first_step
+
+    def schedule(self, rules: Rules) -> Schedule:
         """The learning rates under `rules`."""
-        total = self.steps(sequences)
+        plan, total = self._plan, self.steps
         if rules.floor_total:  # calm-mamba counts whole batches only
-            floored = max(1, sequences // self.batch_size) * self.epochs
-            total = floored if self.max_steps is None else min(floored, self.max_steps)
-        return Schedule(self.lr, self.warmup_steps, total, self.min_lr, rules.first_step)
+            whole = self._lengths.size // (plan.batch_size * plan.accumulation)
+            total = max(1, whole) * plan.epochs
+            total = total if plan.max_steps is None else min(total, plan.max_steps)
+        return Schedule(plan.lr, plan.warmup_steps, total, plan.min_lr, rules.first_step)
+
+    def _epoch_batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        plan, count = self._plan, self._lengths.size
+        order = np.arange(count)
+        if plan.shuffle:
+            order = np.random.default_rng((plan.seed, epoch)).permutation(count)
+        if plan.batch_tokens is None:
+            return [order[i : i + plan.batch_size] for i in range(0, count, plan.batch_size)]
+        starts, tokens = [0], 0
+        for i, length in enumerate(self._lengths[order]):
+            if tokens and tokens + length > plan.batch_tokens:
+                starts.append(i)
+                tokens = 0
+            tokens += int(length)
+        return np.split(order, starts[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +125,7 @@ class Report:
         epoch: its epoch, from 1 on.
         loss: of its batch, before the update, in nats.
         lr, grad_norm: its learning rate, and the gradient's norm before clipping.
-        tokens: of its batch.
+        sequences, tokens: of its batch.
         seconds: it took.
     """
 
@@ -70,6 +135,7 @@ class Report:
     loss: float
     lr: float
     grad_norm: float
+    sequences: int
     tokens: int
     seconds: float
 
@@ -77,16 +143,18 @@ class Report:
 def fit(
     trainer: Trainer,
     dataset: Dataset,
-    plan: Plan,
-    rules: Rules,
+    course: Course,
     on_step: Callable[[Report], object] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    done: int = 0,
 ) -> int:
-    """Train on every sequence of `dataset` as `plan` says; return the number of updates made.
+    """Train on every sequence of `dataset` as `course` says; return the updates made in all.
 
     Args:
+        dataset: in file order.
         on_step: called after each update.
         should_stop: asked after each update; True ends the run there.
+        done: updates that were made before.
 
     Raises:
         ValueError: the data set is empty, or holds a sequence that the model cannot take.
@@ -94,27 +162,24 @@ def fit(
     """
     if len(dataset) == 0:
         raise ValueError("nothing to train on: the data set has no sequence")
-    steps, schedule = plan.steps(len(dataset)), plan.schedule(len(dataset), rules)
-    step = 0
-    for epoch in range(plan.epochs):
-        if plan.shuffle:
-            dataset.shuffle((plan.seed, epoch))
-        for index in range(-(-len(dataset) // plan.batch_size)):
-            if step == steps:
-                return step
-            began = time.perf_counter()
-            trainer.set_lr(schedule.at(step))
-            sequences, positions = dataset.batch(index, plan.batch_size)
-            loss = trainer.step(sequences, positions)
-            step += 1
-            if on_step is not None:
-                seconds = time.perf_counter() - began
-                tokens = sum(len(s) for s in sequences)
-                on_step(
-                    Report(
-                        step, steps, epoch + 1, loss, trainer.lr, trainer.grad_norm, tokens, seconds
-                    )
+    schedule = course.schedule(trainer.rules)
+    for step in range(done, course.steps):
+        began = time.perf_counter()
+        epoch, batches = course.update(step)
+        items = [dataset[int(i)] for batch in batches for i in batch]
+        sequences, positions = [s for s, _ in items], [p for _, p in items]
+        trainer.set_lr(schedule.at(step))
+        missing = course.accumulation - len(batches)  # at the end of an epoch
+        loss = trainer.step(sequences, positions, [*map(len, batches), *[0] * missing])
+        if on_step is not None:
+            tokens = sum(s.size for s in sequences)
+            seconds = time.perf_counter() - began
+            on_step(
+                Report(
+                    step + 1, course.steps, epoch + 1, loss, trainer.lr, trainer.grad_norm,
+                    len(sequences), tokens, seconds,
                 )
-            if should_stop is not None and should_stop():
-                return step
-    return step
+            )  # fmt: skip
+        if should_stop is not None and should_stop():
+            return step + 1
+    return course.steps

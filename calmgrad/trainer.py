@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
@@ -121,9 +121,19 @@ class Trainer:
                 stacklevel=2,
             )
 
+    @property
+    def threads(self) -> int:
+        """Shards worked on at once."""
+        return self._runner.threads
+
     # --- training -----------------------------------------------------------------------------
 
-    def step(self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]) -> float:
+    def step(
+        self,
+        sequences: Sequence[Tokens],
+        cmd_positions: Sequence[int],
+        parts: Sequence[int] | None = None,
+    ) -> float:
         """One update from one batch.
 
         Zeroes the gradient, runs forward and backward, averages, adds the EWC gradient, clips
@@ -132,6 +142,8 @@ class Trainer:
         Args:
             sequences: B token lists or arrays, each of 1 to l_max tokens.
             cmd_positions: B positions of ATN; the tokens after it are the targets.
+            parts: how many of the sequences each accumulated batch has (0 for one that the data
+                ended before). It matters only under rules that weigh these batches alike.
 
         Returns:
             Mean loss in nats, of the weights before the update.
@@ -142,7 +154,7 @@ class Trainer:
         """
         shards, counts = self._checked(sequences, cmd_positions)
         self._grads.fill(0)
-        loss = self._gradient(shards, self._weights(counts), self._grads)
+        loss = self._gradient(shards, self._weights(counts, parts), self._grads)
         self._gathered = 0
         self._apply(loss)
         return loss
@@ -244,7 +256,7 @@ class Trainer:
         gradient = np.concatenate([q.grad, p.grad])
         self._grads.fill(0)
         seeds = [gradient[shard.rows] for shard in shards]
-        self._runner.run(shards, head, seeds, lambda g, _: np.add(self._grads, g, out=self._grads))
+        self._runner.run(shards, head, seeds, _adding_to(self._grads))
         self._gathered = 0
         self._apply(loss)
         return loss
@@ -386,11 +398,17 @@ class Trainer:
             )
         return shards, counts
 
-    def _weights(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _weights(
+        self, counts: NDArray[np.int64], parts: Sequence[int] | None
+    ) -> NDArray[np.float64]:
         """Weight of one target of each sequence in the batch's loss."""
-        if self.reduction == "token":
+        if self.reduction == "sequence":
+            return np.asarray(1 / (np.maximum(counts, 1) * counts.size))
+        if not self.rules.equal_parts or parts is None:
             return np.full(counts.size, 1 / max(int(counts.sum()), 1))
-        return np.asarray(1 / (np.maximum(counts, 1) * counts.size))
+        of_part = np.repeat(np.arange(len(parts)), parts)
+        tokens = np.bincount(of_part, counts, len(parts))
+        return np.asarray(1 / np.maximum(tokens, 1)[of_part] / len(parts))
 
     def _gradient(
         self, shards: list[Shard], share: NDArray[np.float64], total: NDArray[np.float32]
@@ -400,11 +418,7 @@ class Trainer:
         `share` is what one target of each sequence weighs in the loss.
         """
         seeds = self._seeds(shards, share)
-
-        def add(grads: Array, _: int) -> None:
-            np.add(total, grads, out=total)
-
-        losses = self._runner.run(shards, loss_head, seeds, add)
+        losses = self._runner.run(shards, loss_head, seeds, _adding_to(total))
         pairs = zip(losses, shards, strict=True)
         return float(sum(np.dot(nll, _spread(share, shard)) for nll, shard in pairs))  # in float64
 
@@ -426,6 +440,13 @@ class Trainer:
             )
         scale = clip_scale(self.grad_norm, self.grad_clip)
         self._optimizer.update(model.weights, self._grads, scale, self.lr)
+
+
+def _adding_to(total: NDArray[np.float32]) -> Callable[[Array, int], None]:
+    def add(grads: Array, _: int) -> None:
+        np.add(total, grads, out=total)
+
+    return add
 
 
 def _spread(share: NDArray[np.float64], shard: Shard) -> NDArray[np.float64]:

@@ -1,7 +1,6 @@
 """What several commands share."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,17 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.errors import FileError, UsageError
+from calmgrad.errors import UsageError
 
 if TYPE_CHECKING:
     from calmgrad.data import Dataset
     from calmgrad.model import Model
-
-
-def data_folder() -> Path:
-    """Where the shell keeps its models and data: $XDG_DATA_HOME/lilush/calm."""
-    root = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(root).expanduser() / "lilush" / "calm"
 
 
 def say(message: str = "") -> None:
@@ -55,30 +48,25 @@ def usage_errors() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
+def data_folder() -> Path:
+    """Where the shell keeps its models and data."""
+    from calmgrad.settings import data_folder
+
+    return data_folder()
+
+
 def load_kept(path: str | Path, l_max: int, purpose: str) -> "Dataset":
-    """The sequences of a data set a model can take; says how many were left out and why.
+    """The sequences of a data set a model can take; says how many were left out and why."""
+    from calmgrad.training import load_kept
 
-    Raises:
-        FileError: the file is bad, or no sequence is left.
-    """
-    from calmgrad.data import load_dataset
-
-    dataset = load_dataset(path)
-    kept, reasons = dataset.kept(l_max)
-    left_out = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items())
-    if len(kept) == 0:
-        raise FileError(
-            f"{path}: nothing to {purpose}: all {len(dataset):,} sequences are {left_out}"
-        )
-    note = f"; left out {sum(reasons.values()):,} ({left_out})" if reasons else ""
-    say(data_line(path, kept) + note)
-    return kept
+    return load_kept(path, l_max, purpose)
 
 
-def data_line(path: str | Path, dataset: "Dataset") -> str:
-    """A data set in a line."""
-    tokens = sum(len(dataset[i][0]) for i in range(len(dataset)))
-    return f"data     {path}: {len(dataset):,} sequences, {tokens:,} tokens"
+def size_name(config: Any) -> str:
+    """The preset of these sizes, or "custom"."""
+    from calmgrad.training import size_name
+
+    return size_name(config)
 
 
 def load_finite(path: str | Path) -> "Model":
@@ -88,13 +76,6 @@ def load_finite(path: str | Path) -> "Model":
     model = load_model(path)
     model.data().check_finite(path)
     return model
-
-
-def size_name(config: Any) -> str:
-    """The preset of these sizes, or "custom"."""
-    from calmgrad.config import PRESETS
-
-    return next((name for name, preset in PRESETS.items() if preset.model == config), "custom")
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Results as one JSON object.")

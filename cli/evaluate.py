@@ -1,6 +1,8 @@
 """calmgrad evaluate"""
 
+import math
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,16 +16,42 @@ from calmgrad.cli.common import (
     usage_errors,
 )
 
+if TYPE_CHECKING:
+    from calmgrad.data import Dataset
+
+TEXT_WIDTH = 72  # characters of a sequence that are shown
+
 
 @click.command("evaluate")
-@click.option("-m", "--model", "model_path", help="CWGT file.  [default: the user model]")
 @click.option(
-    "-d", "--dataset", "dataset_path", help="CTDS file.  [default: the user's train.ctds]"
+    "-m",
+    "--model",
+    "model_path",
+    type=click.Path(),
+    help="CWGT file.  [default: the user model]",
+)
+@click.option(
+    "-d",
+    "--dataset",
+    "dataset_path",
+    type=click.Path(),
+    help="CTDS file.  [default: the user's train.ctds]",
+)
+@click.option(
+    "--worst",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Also list the N sequences with the highest loss.",
 )
 @threads_option
 @json_option
 def command(
-    model_path: str | None, dataset_path: str | None, threads: int | None, as_json: bool
+    model_path: str | None,
+    dataset_path: str | None,
+    worst: int,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Loss of a model on a data set.
 
@@ -36,6 +64,47 @@ def command(
     dataset = load_kept(
         dataset_path or data_folder() / "train.ctds", model.config.l_max, "evaluate"
     )
+    losses: dict[int, float] = {}
     with usage_errors():
-        result = evaluate(model, dataset, threads)
-    emit(asdict(result), as_json)
+        result = asdict(evaluate(model, dataset, threads, losses.__setitem__ if worst else None))
+    rows = worst_rows(dataset, losses, worst)
+    if as_json:
+        emit({**result, "worst": rows} if worst else result, True)
+        return
+    emit(result, False)
+    if rows:
+        width = max(len("sequence"), len(f"{max(row['index'] for row in rows):,}"))
+        print(f"\n{'sequence':>{width}}  {'loss':>8}  text")
+        for row in rows:
+            print(f"{row['index']:>{width},}  {row['loss']:>8.4f}  {row['text']}")
+
+
+def worst_rows(dataset: "Dataset", losses: dict[int, float], count: int) -> list[dict[str, Any]]:
+    """The `count` highest losses: position in the file from 0, loss, shortened text.
+
+    Of equal losses the first in the file comes first; not a number counts as highest.
+    """
+
+    def rank(index: int) -> tuple[float, int]:
+        return (-math.inf if math.isnan(losses[index]) else -losses[index], index)
+
+    sequences = dataset.sequences
+    rows = []
+    for index in sorted(losses, key=rank)[:count]:
+        start, stop = sequences.offsets[index : index + 2]
+        text = shown_text(sequences.tokens[start:stop].tolist())
+        rows.append({"index": index, "loss": losses[index], "text": text})
+    return rows
+
+
+def shown_text(tokens: list[int]) -> str:
+    """Tokens as one line a terminal can print; the middle of a long one is left out.
+
+    The end is kept the longer: there are the targets.
+    """
+    from calmgrad.tokenizer import decode
+
+    text = decode(tokens, special=True)
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    head = TEXT_WIDTH // 4
+    return line if len(line) <= TEXT_WIDTH else f"{line[:head]}…{line[head + 1 - TEXT_WIDTH :]}"

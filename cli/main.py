@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from calmgrad import __version__, blas
+from calmgrad.cli.display import log_to_stderr
 from calmgrad.errors import CalmgradError, OutOfMemoryError
 
 # Command -> what `--help` says of it. The code is calmgrad.cli.<command>, its `command`.
@@ -17,6 +18,10 @@ COMMANDS = {
     "evaluate": "Loss, perplexity and bits per byte of a model on a data set.",
     "info": "What is inside a CWGT or CTDS file.",
     "demo": "Train a small model for a minute on generated shell sessions.",
+    "plot": "Loss curves of runs, in the terminal, as SVG or as PNG.",
+    "benchmark": "How fast this machine runs and trains models.",
+    "doctor": "What is installed, what is missing, and what would fix it.",
+    "completion": "The script for completion in bash, zsh or fish.",
 }
 
 
@@ -67,6 +72,7 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     blas.choose_core_type()
     warnings.showwarning = _show_warning
+    log_to_stderr()
     try:
         code = cli.main(prog_name="calmgrad", standalone_mode=False)
     except click.ClickException as error:

@@ -1,289 +1,200 @@
 """calmgrad train"""
 
-import os
+import json
 import signal
-import time
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from calmgrad.cli.common import (
-    data_folder,
-    load_finite,
-    load_kept,
-    say,
-    size_name,
-    threads_option,
-    usage_errors,
-)
+from calmgrad.cli.common import say
 from calmgrad.config import PRESETS, RULES
-from calmgrad.errors import DiskError, UsageError
 
 if TYPE_CHECKING:
-    from calmgrad.loop import Report
-    from calmgrad.model import Model
+    from calmgrad.training import Result
 
-# `calm train`'s defaults for a model that exists already (FORMATS §9).
-FINE_TUNING: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 5e-5, "warmup_steps": 0}
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
-
 _Command = TypeVar("_Command", bound=Callable[..., object])
+# (flags, type, help); every flag but --config, --json is a key of settings.TrainConfig.
+_GROUPS: dict[str, list[tuple[str, Any, str]]] = {
+    "model": [
+        ("-m --model --init-cwgt", str, 'CWGT file to go on from, or "new".  [default: the user'
+         " model; without one, new]"),
+        ("-s --size --preset", click.Choice(list(PRESETS)), "Of a new model.  [default: nano]"),
+        ("--d-model", int, "Width of a new model; the next ones likewise."),
+        ("--n-layers", int, "Blocks, at most 16."),
+        ("--ffn-expand", int, "Width of the feed-forward network / d_model."),
+        ("--expand", int, "Channels of the mixer / d_model."),
+        ("--d-state", int, "States of a channel."),
+        ("--d-conv", int, "Taps of the convolution."),
+        ("--dt-rank", int, "Rank of the step size.  [default: d_model / 16, rounded up]"),
+        ("--l-max", int, "Longest sequence in tokens."),
+        ("--domain", str, "shell, dictionary, prose, netref or another.  [default: shell]"),
+        ("--template", str, "In place of the domain's or the model's."),
+        ("--stop-conditions", str, "In place of the domain's or the model's."),
+    ],
+    "data and files": [
+        ("-d --dataset", str, "CTDS file to train on.  [default: the user's train.ctds]"),
+        ("--val-dataset", str, "CTDS file to validate on; the best weights are kept."),
+        ("-o --output", str, "Where the weights go besides the run directory.  [default: the"
+         " model's own path; none for a new model]"),
+        ("--save-dir", str, "Run directory.  [default: runs/SIZE-N]"),
+    ],
+    "training": [
+        ("-e --epochs", int, "[default: 10 for a new model, 3]"),
+        ("-b --batch-size", int, "Sequences.  [default: the preset's for a new model, 8]"),
+        ("--batch-tokens", int, "Bound a batch by its tokens instead."),
+        ("--accumulation", int, "Batches to an update.  [default: 1]"),
+        ("--lr", float, "[default: the preset's for a new model, 5e-5]"),
+        ("--warmup-steps", int, "Above 0: warm-up, then cosine.  [default: the preset's for a new"
+         " model, 0]"),
+        ("--min-lr", float, "End of the cosine.  [default: 1e-6]"),
+        ("--max-steps", int, "End the run, and its schedule, here."),
+        ("--optimizer", click.Choice(["adam", "sgd"]), "[default: adam]"),
+        ("--beta1", float, "[default: 0.9]"),
+        ("--beta2", float, "[default: 0.999]"),
+        ("--eps", float, "[default: 1e-8]"),
+        ("--weight-decay", float, "[default: 0.01]"),
+        ("--grad-clip", float, "Largest norm of the gradient; 0: off.  [default: 1]"),
+        ("--ewc-lambda", float, "Strength of the EWC penalty.  [default: 0, off]"),
+        ("--seed", int, "[default: 0]"),
+        ("--rules", click.Choice(list(RULES)), "Whose answer counts where the existing trainers"
+         " differ.  [default: c-engine]"),
+    ],
+    "validation and reports": [
+        ("--eval-every", int, "Steps between validations.  [default: an epoch]"),
+        ("--patience", int, "Stop after so many validations without a new best."),
+        ("--log-every", int, "Steps between lines.  [default: about 40 lines]"),
+        ("--report-to", click.Choice(["tensorboard"]), "Needs the extra of that name."),
+    ],
+    "machine": [
+        ("--threads", int, "Shards worked on at once; results do not depend on it."
+         "  [default: one a core]"),
+        ("--device", click.Choice(["auto", "cpu"]), "[default: auto]"),
+        ("--shard-tokens", int, "Tokens a thread works on at a time.  [default: 512]"),
+    ],
+}  # fmt: skip
 
 
-def _size(name: str) -> Callable[[_Command], _Command]:
-    return click.option(f"--{name}", type=click.IntRange(1), help="Of a new model.")
+class GroupedCommand(click.Command):
+    """A command whose help shows its options in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {p.name: p.get_help_record(ctx) for p in self.get_params(ctx)}
+        for title, rows in _GROUPS.items():
+            names = [_key(flags) for flags, _, _ in rows]
+            with formatter.section(title.capitalize()):
+                formatter.write_dl([r for name in names if (r := records.pop(name, None))])
+        with formatter.section("Others"):
+            formatter.write_dl([r for r in records.values() if r])
 
 
-@click.command("train")
-@click.option(
-    "-m",
-    "--model",
-    "--init-cwgt",
-    "model_path",
-    help='CWGT file to go on from, or "new".  [default: the user model; without one, new]',
-)
-@click.option(
-    "-d", "--dataset", "dataset_path", help="CTDS file.  [default: the user's train.ctds]"
-)
-@click.option("-o", "--output", help="Where the weights go besides the run directory.  "
-              "[default: the model's own path; none for a new model]")  # fmt: skip
-@click.option("-e", "--epochs", type=click.IntRange(1), help="[default: 10 for a new model, 3]")
-@click.option(
-    "-b", "--batch-size", type=click.IntRange(1), help="[default: the preset's for a new model, 8]"
-)
-@click.option("--lr", type=float, help="[default: the preset's for a new model, 5e-5]")
-@click.option("--optimizer", type=click.Choice(["adam", "sgd"]), default="adam", show_default=True)
-@click.option("--ewc-lambda", type=float, default=0.0, help="EWC strength.  [default: 0, off]")
-@click.option("--grad-clip", type=float, default=1.0, show_default=True, help="0 = off.")
-@click.option("--weight-decay", type=float, default=0.01, show_default=True)
-@click.option("--warmup-steps", type=click.IntRange(0), help="Above 0: warm-up, then cosine.  "
-              "[default: the preset's for a new model, 0]")  # fmt: skip
-@click.option("--min-lr", type=float, default=1e-6, show_default=True, help="End of the cosine.")
-@click.option(
-    "-s", "--size", "--preset", "size", type=click.Choice(list(PRESETS)), help="Of a new model."
-)
-@_size("d-model")
-@_size("n-layers")
-@_size("ffn-expand")
-@_size("expand")
-@_size("d-state")
-@_size("d-conv")
-@_size("l-max")
-@click.option("--domain", help="shell, dictionary, prose or netref.  [default: shell, if new]")
-@click.option("--template", help="In place of the domain's or the model's.")
-@click.option("--stop-conditions", help="In place of the domain's or the model's.")
-@click.option("--save-dir", help="Run directory.  [default: runs/SIZE-N]")
-@click.option("--force", is_flag=True, help="Use a run directory that exists already.")
-@click.option("--max-steps", type=click.IntRange(1), help="End the run, and its schedule, here.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--shuffle/--no-shuffle", default=True, show_default=True)
-@threads_option
-@click.option(
-    "--rules",
-    type=click.Choice(list(RULES)),
-    default="c-engine",
-    show_default=True,
-    help="Whose answer counts where the existing trainers differ.",
-)
-@click.option("--log-every", type=click.IntRange(1), help="Steps.  [default: about 40 lines a run]")
-def command(**options: Any) -> None:
+def _key(flags: str) -> str:
+    """The name of a flag's setting: `-m --model --init-cwgt` is `model`."""
+    first_long = next(flag for flag in flags.split() if flag.startswith("--"))
+    return first_long[2:].replace("-", "_")
+
+
+def _setting_options(command: _Command) -> _Command:
+    for rows in reversed(_GROUPS.values()):
+        for flags, kind, text in reversed(rows):
+            command = click.option(*flags.split(), _key(flags), type=kind, help=text)(command)
+    return command
+
+
+@click.command("train", cls=GroupedCommand)
+@_setting_options
+@click.option("--shuffle/--no-shuffle", default=None, help="[default: shuffle]")
+@click.option("--force", is_flag=True, default=None, help="Use a run directory that exists.")
+@click.option("--config", "config_path", help="TOML, or calm-train's YAML; flags go before it.")
+@click.option("--json", "as_json", is_flag=True, help="Every event as a line of JSON.")
+def command(config_path: str | None, as_json: bool, **flags: Any) -> None:
     """Train a model on a CTDS data set.
 
-    A new model takes batch size, learning rate, warm-up and epochs of its size; an existing one
-    is fine-tuned, and replaced at the end (its old file is kept once as .bak).
+    A new model takes batch size, learning rate, warm-up and epochs of its size. An existing one
+    is fine-tuned, and replaced at the end; its old file is kept once as .bak.
     """
-    from calmgrad.loop import Plan, fit
-    from calmgrad.trainer import Trainer
+    from calmgrad import settings, training
+    from calmgrad.cli.display import display
 
-    rules = RULES[options["rules"]]
-    with usage_errors():
-        start = _model(options)
-        plan = Plan(
-            epochs=_default(options, start, "epochs"),
-            batch_size=_default(options, start, "batch_size"),
-            lr=_default(options, start, "lr"),
-            warmup_steps=_default(options, start, "warmup_steps"),
-            min_lr=options["min_lr"],
-            max_steps=options["max_steps"],
-            shuffle=options["shuffle"],
-            seed=options["seed"],
+    given = {name: value for name, value in flags.items() if value is not None}
+    if "report_to" in given:
+        given["report_to"] = [given["report_to"]]
+    sources = [settings.from_mapping(given, flags=True), settings.environment()]
+    notes: list[str] = []
+    if config_path is not None:
+        from_file, notes = settings.read_config(config_path)
+        sources.append(from_file)
+    for note in notes:
+        say(f"note     {note}")
+    with StopSignal() as stop, display() as shown:
+        result = training.train(
+            settings.merge(*sources),
+            on_start=shown.start,
+            on_step=_both(shown.step, _json_event("step", as_json)),
+            on_epoch=_json_event("epoch", as_json),
+            on_eval=_both(shown.evaluated, _json_event("evaluation", as_json)),
+            should_stop=lambda: stop.caught is not None,
         )
-        trainer = Trainer(
-            start.model,
-            lr=plan.lr,
-            optimizer=options["optimizer"],
-            weight_decay=options["weight_decay"],
-            grad_clip=options["grad_clip"],
-            ewc_lambda=options["ewc_lambda"],
-            rules=rules.name,
-            threads=options["threads"],
-        )
-    output = options["output"] or start.path
-    if output:
-        check_folder(Path(output))
-    path = options["dataset_path"] or data_folder() / "train.ctds"
-    dataset = load_kept(path, start.model.config.l_max, "train on")
-    steps = plan.steps(len(dataset))
-    say(
-        f"run      {steps:,} steps of {plan.batch_size}, {plan.epochs} epochs,"
-        f" {options['optimizer']}, lr {plan.lr:g}"
-        f"{f', warm-up {plan.warmup_steps} and cosine' if plan.warmup_steps else ''},"
-        f" seed {plan.seed}, rules {rules.name}"
-    )
-    run = RunDirectory(options["save_dir"], size_name(start.model.config), options["force"])
-    stop = StopSignal()
-    try:
-        with stop:
-            progress = Progress(options["log_every"] or max(1, steps // 40))
-            done = fit(trainer, dataset, plan, rules, progress, lambda: stop.caught is not None)
-        written = run.path / "model.cwgt"
-        trainer.save(written)
-    finally:
-        run.discard_if_empty()
-    stop.leave_if_caught(f"step {done:,}: the weights so far are in {written}")
-    say(f"saved    {written}")
-    if output:
-        if start.path is not None and Path(output) == start.path:
-            keep_old(start.path)
-        trainer.save(output)
-        say(f"saved    {output}")
-    trainer.close()
-    say(f"next     calmgrad evaluate -m {written} -d {path}")
+    summary = summarise(result)
+    if as_json:
+        print(json.dumps({"event": "end", **summary}))
+    _say_end(result, summary)
+    stop.leave_if_caught()
 
 
-@dataclass(slots=True)
-class Start:
-    """The model a run begins with."""
+def _json_event(name: str, wanted: bool) -> Callable[[Any], object]:
+    """A callback that prints what it is called with, if that is wanted."""
 
-    model: "Model"
-    path: Path | None  # of the file it came from
-    defaults: dict[str, Any]  # epochs, batch size, lr and warm-up that go with it
+    def emit(report: Any) -> None:
+        if wanted:
+            print(json.dumps({"event": name, **asdict(report)}), flush=True)
 
-
-def _default(options: dict[str, Any], start: Start, name: str) -> Any:
-    return options[name] if options[name] is not None else start.defaults[name]
+    return emit
 
 
-def _model(options: dict[str, Any]) -> Start:
-    """The model that `-m`, or its absence, means."""
-    chosen = options["model_path"]
-    if chosen is None:
-        user = data_folder() / "user.cwgt"
-        chosen = str(user) if user.exists() else "new"
-        note = "" if chosen != "new" else f" (no model given, and none at {user})"
-    else:
-        note = ""
-    sizes = ["d_model", "n_layers", "ffn_expand", "expand", "d_state", "d_conv", "l_max"]
-    given = {name: options[name] for name in sizes if options[name] is not None}
-    if chosen == "new":
-        return _new_model(options, given, note)
-    if given or options["size"]:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--size"
-        raise UsageError(f"{flags}: only for a new model (-m new); {chosen} has its sizes")
-    path = Path(chosen)
-    model = load_finite(path)
-    old = model.metadata
-    model.metadata = replace(
-        old,
-        domain=old.domain if options["domain"] is None else options["domain"],
-        template=old.template if options["template"] is None else options["template"],
-        stop_conditions=old.stop_conditions
-        if options["stop_conditions"] is None
-        else options["stop_conditions"],
-    )
-    say(f"model    {path}: {describe(model)}")
-    return Start(model, path, FINE_TUNING)
+def _both(first: Callable[[Any], object], second: Callable[[Any], object]) -> Callable[[Any], None]:
+    def call(report: Any) -> None:
+        first(report)
+        second(report)
+
+    return call
 
 
-def _new_model(options: dict[str, Any], sizes: dict[str, Any], note: str) -> Start:
-    from calmgrad.model import new_model
-
-    model = new_model(
-        options["size"],
-        **sizes,
-        seed=options["seed"],
-        domain=options["domain"] or "shell",
-        template=options["template"],
-        stop_conditions=options["stop_conditions"],
-    )
-    preset = PRESETS[options["size"] or "nano"]
-    say(f"model    new{note}: {describe(model)}")
-    names = ("epochs", "batch_size", "lr", "warmup_steps")
-    return Start(model, None, {name: getattr(preset, name) for name in names})
-
-
-def describe(model: "Model") -> str:
-    """A model in half a line."""
-    c = model.config
-    return (
-        f"{size_name(c)}, {c.param_count:,} parameters"
-        f" (d_model {c.d_model}, {c.n_layers} layers, d_inner {c.d_inner}, ffn {c.d_ffn})"
-    )
+def summarise(result: "Result") -> dict[str, Any]:
+    """What a run came to, for people and programs."""
+    return {
+        "run_directory": str(result.run_directory),
+        "weights": [str(path) for path in result.weights],
+        "steps": result.steps,
+        "first_loss": result.first_loss,
+        "last_loss": result.last_loss,
+        "val_loss_before": result.before and result.before.loss,
+        "val_loss": result.best and result.best.loss,
+        "best_step": result.best and result.best.step,
+        "stopped": result.stopped,
+        "seconds": round(result.seconds, 3),
+    }
 
 
-def check_folder(output: Path) -> None:
-    """Refuse a place for the finished weights before training, not after."""
-    folder = output.resolve().parent
-    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DiskError(f"{output}: cannot be written: expected a file in a writable folder")
+def _say_end(result: "Result", summary: dict[str, Any]) -> None:
+    from calmgrad.training import duration
 
-
-def keep_old(path: Path) -> None:
-    """Keep a model that is about to be replaced, unless an older one is kept already."""
-    from calmgrad.formats.files import read_file, write_atomic
-
-    backup = path.with_name(path.name + ".bak")
-    if path.exists() and not backup.exists():
-        write_atomic(backup, [read_file(path)])
-        say(f"kept     the model as it was: {backup}")
-
-
-class RunDirectory:
-    """The folder of one run, made at once so that no second run takes the same."""
-
-    def __init__(self, chosen: str | None, size: str, force: bool) -> None:
-        self._made = True
-        try:
-            if chosen is None:
-                self.path = self._next_free(size)
-                return
-            self.path = Path(chosen)
-            try:
-                self.path.mkdir(parents=True)
-            except FileExistsError:
-                self._made = False
-                if not self.path.is_dir():
-                    raise UsageError(f"{chosen}: a file, expected a folder") from None
-                if any(self.path.iterdir()) and not force:
-                    raise UsageError(
-                        f"{chosen}: the run directory is not empty; --force uses it all the same"
-                    ) from None
-        except OSError as error:
-            raise UsageError(
-                f"{chosen or 'runs'}: cannot make the run directory: {error.strerror}"
-            ) from error
-
-    @staticmethod
-    def _next_free(size: str) -> Path:
-        number = 1
-        while True:
-            path = Path("runs") / f"{size}-{number}"
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                number += 1
-            else:
-                return path
-
-    def discard_if_empty(self) -> None:
-        """Remove the folder if this run made it and left nothing in it."""
-        if self._made and self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
+    loss = f"loss {result.first_loss:.4f} at first, {result.last_loss:.4f} at last"
+    say(f"trained  {result.steps:,} steps in {duration(result.seconds)}: {loss}")
+    if result.before is not None and result.best is not None:
+        change = f"{result.before.loss:.4f} before, {result.best.loss:.4f} at its best"
+        say(f"         validation loss {change}: the weights of step {result.best.step:,}")
+    if result.stopped == "patience":
+        say("         ended early: no new best validation for as long as patience allows")
+    if result.stopped == "signal":
+        say(f"stopped  the weights so far are in {result.weights[0]}")
+    say(f"look     calmgrad plot {result.run_directory}")
+    say(f"next     calmgrad evaluate -m {result.weights[0]} -d DATA.ctds")
 
 
 class StopSignal:
@@ -301,39 +212,13 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def leave_if_caught(self, message: str) -> None:
+    def leave_if_caught(self) -> None:
         """End the process with the signal's exit code, if one has come."""
         if self.caught is not None:
-            say(f"stopped  {message}")
-            raise SystemExit(SIGNALS[self.caught])
+            sys.exit(SIGNALS[self.caught])
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self.caught is not None:
-            raise SystemExit(SIGNALS[signal.Signals(number)])
+            sys.exit(SIGNALS[signal.Signals(number)])
         self.caught = signal.Signals(number)
         say(f"stopping after this step ({self.caught.name}; once more to leave at once)")
-
-
-class Progress:
-    """A line every so many steps."""
-
-    def __init__(self, every: int) -> None:
-        self._every = every
-        self._tokens = 0
-        self._loss = 0.0
-        self._count = 0
-        self._since = time.perf_counter()
-
-    def __call__(self, report: "Report") -> None:
-        self._tokens += report.tokens
-        self._loss += report.loss
-        self._count += 1
-        if report.step % self._every and report.step != report.steps:
-            return
-        now = time.perf_counter()
-        speed = self._tokens / (now - self._since)
-        say(
-            f"step {report.step:>6,}/{report.steps:,}  loss {self._loss / self._count:.4f}"
-            f"  lr {report.lr:.2e}  gradient {report.grad_norm:.2f}  {speed:,.0f} tokens/s"
-        )
-        self._tokens, self._loss, self._count, self._since = 0, 0.0, 0, now

@@ -13,7 +13,7 @@ from calmgrad.demo_vocabulary import EDITORS, LANGUAGES
 from calmgrad.tokenizer import ATN, BOS, CMD, COMP, CWD, END, ENV, EOS, EXIT, GIT, HIST, NEXT
 
 # Changes only when the generator or its words do; the demo then trains on other data.
-GOLDEN = "0"
+GOLDEN = "a6631d84d2d15ac64e40348861fe61a295fc50f93a34aeae2b5c989c4246ee5d"
 
 
 @dataclass
@@ -144,8 +144,8 @@ def test_every_part_of_the_template_is_used(parsed: list[Parsed]) -> None:
         "candidates": lambda one: one.candidates,
     }
     for name, part in parts.items():
-        share = sum(bool(part(one)) for one in parsed) / len(parsed)
-        assert 0.02 < share < 0.98, f"{name}: {share}"
+        used = sum(bool(part(one)) for one in parsed) / len(parsed)
+        assert 0.02 < used < 0.98, f"{name}: {used}"
 
 
 def test_text_is_printable_ascii(many: demo.Sequences) -> None:
@@ -204,7 +204,7 @@ def share(
 ) -> float:
     """How often `so` holds where `given` does."""
     relevant = [one for one in parsed if given(one)]
-    assert len(relevant) >= 100
+    assert len(relevant) >= 50
     return sum(bool(so(one)) for one in relevant) / len(relevant)
 
 
@@ -265,6 +265,8 @@ def test_failed_tests_are_followed_by_an_edit_of_that_file(parsed: list[Parsed])
 
 def test_only_what_is_unpushed_is_pushed(parsed: list[Parsed]) -> None:
     assert share(parsed, lambda one: one.command == "git push", lambda one: "^" in one.git) == 1
+    pushed = ("git push", 0)
+    assert share(parsed, lambda one: last(one) == pushed, lambda one: "^" not in one.git) == 1
 
 
 def test_folders_are_where_cd_leads(parsed: list[Parsed]) -> None:
@@ -289,7 +291,7 @@ def test_candidates_contain_what_is_typed(parsed: list[Parsed]) -> None:
 # The prompts.
 
 
-@pytest.mark.parametrize("prompt", demo.PROMPTS, ids=lambda prompt: prompt.typed)
+@pytest.mark.parametrize("prompt", demo.PROMPTS, ids=lambda prompt: prompt.description)
 def test_prompts_are_sequences_cut_short(prompt: demo.Prompt) -> None:
     one = parse(prompt.tokens)
     assert one.command == prompt.typed
@@ -301,13 +303,15 @@ def test_prompts_are_sequences_cut_short(prompt: demo.Prompt) -> None:
 def test_prompts_ask_what_the_data_answer(parsed: list[Parsed]) -> None:
     """After the same kind of command, what was typed is mostly completed as one would expect."""
 
-    def follows(previous: str, typed: str, expected: str) -> float:
-        return share(
-            parsed,
-            lambda one: last(one)[0].startswith(previous) and one.command.startswith(typed),
-            lambda one: one.command.startswith(expected),
-        )
+    def follows(previous: str, failed: bool, typed: str, expected: str) -> float:
+        def given(one: Parsed) -> bool:
+            command, status = last(one)
+            fits = command.startswith(previous) and (status != 0) == failed
+            return fits and one.command.startswith(typed)
 
-    assert follows("git add", "git c", "git commit -m ") >= 0.9
-    assert follows("git commit", "git p", "git push") >= 0.7
-    assert follows("cargo test", "git a", "git add ") >= 0.9
+        return share(parsed, given, lambda one: one.command.startswith(expected))
+
+    assert follows("git add", False, "git c", "git commit -m ") >= 0.9
+    assert follows("cargo test", False, "git a", "git add ") >= 0.9
+    assert follows("git commit", False, "git p", "git push") >= 0.7
+    assert follows("git push", True, "git p", "git pull --rebase") == 1

@@ -26,7 +26,9 @@ LAYERS = [
     "decode sampling optim schedule ewc",
     "shards",
     "trainer",
-    "data demo demo_vocabulary history evaluation loop gradient_check parity explain",
+    "settings settings_schema settings_yaml",
+    "data demo demo_vocabulary history evaluation loop gradient_check parity explain plots"
+    " memory rundir settings settings_schema settings_yaml training",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

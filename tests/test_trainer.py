@@ -290,9 +290,9 @@ def test_fisher_is_the_mean_squared_gradient_of_each_sequence(tmp_path: Path) ->
 def test_calm_mamba_rules() -> None:
     sequences, positions = batch(4)
     gradients = []
-    for position in (positions, [0] * 4):
+    for starts in (positions, [0] * 4):
         with calmgrad.Trainer(small(), lr=0.0, reduction="token") as trainer:
-            trainer.step(sequences, position)
+            trainer.step(sequences, starts)
             gradients.append(trainer.grads.astype(np.float64))
     parts = []
     with calmgrad.Trainer(small(), lr=0.0, rules="calm-mamba") as trainer:

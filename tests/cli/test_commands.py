@@ -21,8 +21,8 @@ def test_train_evaluate_info(run: Run, dataset: Path, tmp_path: Path) -> None:
     done = run("train", "-d", dataset, *SMALL, "-e", 3, "--lr", 0.01, "--warmup-steps", 4)
     assert "60 sequences" in done.stderr
     assert "left out 2 (under 4 tokens: 1, over 768 tokens: 1)" in done.stderr
-    assert "24 steps of 8, 3 epochs" in done.stderr
-    assert "rules c-engine" in done.stderr
+    assert "24 steps in 3 epochs, batches of 8" in done.stderr
+    assert "rules    c-engine" in done.stderr
     model = tmp_path / "runs" / "custom-1" / "model.cwgt"
     assert str(model.relative_to(tmp_path)) in done.stderr
     assert done.stdout == ""
@@ -88,8 +88,11 @@ def test_divergence_writes_nothing(run: Run, dataset: Path, tmp_path: Path) -> N
     assert "error: loss" in done.stderr
     assert "Warning" not in done.stderr
     assert model.read_bytes() == before
-    assert not (tmp_path / "r").exists()
-    assert {p.name for p in tmp_path.iterdir()} == {"m.cwgt", "train.ctds"}
+    assert {p.name for p in tmp_path.iterdir()} == {"m.cwgt", "train.ctds", "r"}
+    logs = {"config.toml", "metrics.jsonl", "train.log"}  # they tell what happened
+    assert {p.name for p in (tmp_path / "r").iterdir()} == logs
+    assert "error" not in (tmp_path / "r" / "metrics.jsonl").read_text()
+    assert "ended    loss" in (tmp_path / "r" / "train.log").read_text()
 
 
 def test_fine_tuning_replaces_the_model_and_keeps_the_old_one(
@@ -102,7 +105,7 @@ def test_fine_tuning_replaces_the_model_and_keeps_the_old_one(
     first = model.read_bytes()
     done = run("train", "-m", model, "-d", dataset, "--max-steps", 2)
     assert "lr 5e-05" in done.stderr
-    assert "of 8, 3 epochs" in done.stderr
+    assert "in 3 epochs, batches of 8" in done.stderr
     second = model.read_bytes()
     assert second != first
     assert (tmp_path / "m.cwgt.bak").read_bytes() == first
@@ -183,9 +186,9 @@ BAD_CALLS = [
     (["trian"], 2, "Did you mean 'train'?"),
     (["train", "--lerning-rate", "1"], 2, "No such option"),
     (["train", "-s", "huge"], 2, "'huge' is not one of"),
-    (["train", "--lr", "-1", "-d", "train.ctds"], 2, "lr = -1.0: expected at least 0"),
-    (["train", "--grad-clip", "-1"], 2, "grad_clip = -1.0: expected at least 0"),
-    (["train", "-m", "new", "--n-layers", "17"], 2, "n_layers = 17: expected 1 to 16"),
+    (["train", "--lr", "-1", "-d", "train.ctds"], 2, "--lr: expected at least 0, got -1.0"),
+    (["train", "--grad-clip", "-1"], 2, "--grad-clip: expected at least 0, got -1.0"),
+    (["train", "-m", "new", "--n-layers", "17"], 2, "--n-layers: expected at most 16, got 17"),
     (["train", "-m", "none.cwgt"], 3, "none.cwgt"),
     (["train", "-d", "none.ctds"], 3, "none.ctds"),
     (["train", "-d", "."], 3, "directory"),
@@ -256,6 +259,6 @@ def test_demo(run: Run, tmp_path: Path) -> None:
     done = run("demo", "--steps", 3)
     assert "bits per byte 8." in done.stdout
     assert done.stdout.count("  $ ") >= 3
-    assert "wrote runs/demo-1/model.cwgt" in done.stdout
-    assert calmgrad.load_model(tmp_path / "runs/demo-1/model.cwgt").config.d_model == 64
+    assert "wrote runs/demo-1/run/model.cwgt" in done.stdout
+    assert calmgrad.load_model(tmp_path / "runs/demo-1/run/model.cwgt").config.d_model == 64
     assert len(calmgrad.load_dataset(tmp_path / "runs/demo-1/train.ctds")) >= 10_000

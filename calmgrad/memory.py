@@ -1,0 +1,48 @@
+"""How much memory a run takes: what it will need, and what it uses."""
+
+import sys
+from pathlib import Path
+
+from calmgrad.config import ModelConfig
+from calmgrad.kernels.protocol import CHUNK
+
+FLOAT = 4  # bytes
+
+
+def activations(config: ModelConfig, tokens: int, sequences: int) -> int:
+    """Bytes of values and gradients one shard needs at most, by what the ops keep."""
+    d, di, n, f = config.d_model, config.d_inner, config.d_state, config.d_ffn
+    rank = config.dt_rank + 2 * n
+    chunks = tokens // CHUNK + sequences
+    # layer_norm y; in_proj xz; conv u; x_proj p; scan out, y, dt; out_proj: then the same for ffn
+    layer = tokens * (d + 2 + 2 * di + di + rank + 3 * di + d) + chunks * n * di
+    layer += tokens * (d + 2 + 2 * f + d)
+    values = config.n_layers * layer + tokens * (2 * d + 2 + config.vocab + 2)
+    # Alive at once on the way back: residual, xz, u, p and one more (T, d_inner); or the logits.
+    gradients = tokens * max(config.vocab + d, 2 * d + 5 * di + rank, 2 * d + 2 * f)
+    return FLOAT * (values + gradients)
+
+
+def forecast(
+    config: ModelConfig, shard_tokens: int, shard_sequences: int, threads: int, adam: bool
+) -> int:
+    """Bytes that training adds to a process that has loaded its data and the kernels."""
+    # weights, total gradient, a gradient for each worker; m and v
+    buffers = 2 + threads + (2 if adam else 0)
+    return FLOAT * config.param_count * buffers + threads * activations(
+        config, shard_tokens, shard_sequences
+    )
+
+
+def resident() -> int:
+    """Bytes of memory this process holds now (its peak, where the system does not tell)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    import os
+
+    return pages * os.sysconf("SC_PAGE_SIZE")

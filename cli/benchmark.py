@@ -1,0 +1,176 @@
+"""calmgrad benchmark"""
+
+import platform
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from calmgrad import __version__
+from calmgrad.cli.common import json_option, say, threads_option, usage_errors
+from calmgrad.config import PRESETS
+
+if TYPE_CHECKING:
+    from calmgrad.model import Model
+
+SEQUENCE = 256  # tokens of the forward pass and of each training sequence
+BATCH = 8  # training sequences
+PROMPT = 64  # tokens before the completion
+HOW_COMPLETED = "greedy, model.logits on the whole sequence again for each token"
+
+
+@click.command("benchmark")
+@click.option(
+    "-s",
+    "--size",
+    "sizes",
+    multiple=True,
+    type=click.Choice(list(PRESETS)),
+    help="May be given more than once.  [default: all]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.0, min_open=True),
+    default=3.0,
+    show_default=True,
+    help="To measure, for each size; starting up comes on top.",
+)
+@threads_option
+@json_option
+def command(sizes: tuple[str, ...], seconds: float, threads: int | None, as_json: bool) -> None:
+    """How fast this machine runs and trains models of each size.
+
+    Forward is one sequence of 256 tokens; completion the time per token after a prompt of 64;
+    training the tokens per second at 8 sequences of 256. Each is given as its best and its
+    median; memory is the peak of the whole process up to that size. Other programs that are
+    at work make every figure worse.
+    """
+    import json
+
+    with usage_errors():
+        about = machine(threads)
+    say(f"machine  {about['cpu']}, {about['threads']} thread(s)")
+    say("kernels  compiling for this CPU if that has not been done yet (once, about 20 s)")
+    rows = []
+    for size in [name for name in PRESETS if name in (sizes or PRESETS)]:  # the smallest first
+        say(f"size     {size}")
+        rows.append(measure(size, seconds, threads))
+    if as_json:
+        print(json.dumps({**about, "seconds": seconds, "sizes": rows}))
+    else:
+        print_table(rows)
+
+
+def machine(threads: int | None) -> dict[str, Any]:
+    """What the figures depend on."""
+    import numba
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    from calmgrad.cli.doctor import cpu_name
+    from calmgrad.shards import default_threads
+
+    blas = [
+        f"{pool['internal_api']} {pool.get('version')} {pool.get('architecture') or ''}".strip()
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
+    ]
+    return {
+        "calmgrad": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "blas": ", ".join(blas) or None,
+        "cpu": cpu_name(),
+        "threads": threads or default_threads(),
+        "completion": HOW_COMPLETED,
+    }
+
+
+def measure(size: str, seconds: float, threads: int | None) -> dict[str, Any]:
+    """All figures of one size, in about so many seconds and the time to warm up."""
+    import numpy as np
+
+    from calmgrad.model import new_model
+    from calmgrad.trainer import Trainer
+
+    before = peak_memory()
+    model = new_model(size, seed=0)
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, 256, SEQUENCE) for _ in range(BATCH)]
+    forward = timed(lambda: model.logits(sequences[0]), 0.2 * seconds)
+    token = completion_times(model, sequences[0][:PROMPT].tolist(), 0.3 * seconds)
+    with Trainer(model, lr=1e-4, threads=threads) as trainer:
+        step = timed(lambda: trainer.step(sequences, [0] * BATCH), 0.5 * seconds)
+    model.close()
+    peak = peak_memory()
+    tokens = BATCH * SEQUENCE
+    return {
+        "size": size,
+        "parameters": model.config.param_count,
+        "forward_ms": {"best": 1e3 * min(forward), "median": 1e3 * median(forward)},
+        "token_ms": {"best": 1e3 * min(token), "median": 1e3 * median(token)},
+        "train_tokens_per_second": {"best": tokens / min(step), "median": tokens / median(step)},
+        "peak_memory_mb": None if peak is None else peak / 1e6,
+        "added_memory_mb": None if peak is None or before is None else (peak - before) / 1e6,
+        "repeats": {"forward": len(forward), "token": len(token), "train": len(step)},
+    }
+
+
+def timed(call: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each call, after two that do not count; at least three calls."""
+    for _ in range(2):
+        call()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def completion_times(model: "Model", prompt: list[int], seconds: float) -> list[float]:
+    """Seconds of each token of a greedy completion, which starts anew at 64 tokens."""
+    tokens = list(prompt)
+
+    def step() -> None:
+        if len(tokens) >= 2 * len(prompt):
+            del tokens[len(prompt) :]
+        tokens.append(int(model.logits(tokens)[-1].argmax()))
+
+    return timed(step, seconds)
+
+
+def peak_memory() -> int | None:
+    """Most bytes this process has had in memory so far; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """A line for each size: best (median)."""
+
+    def pair(value: dict[str, float], form: str) -> str:
+        return f"{value['best']:{form}} ({value['median']:{form}})"
+
+    print("best (median)")
+    print(
+        f"{'size':<6} {'parameters':>10}  {'forward, ms':>15}  {'token, ms':>15}"
+        f"  {'training, tokens/s':>19}  {'memory, MB':>10}"
+    )
+    for row in rows:
+        memory = "-" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:,.0f}"
+        print(
+            f"{row['size']:<6} {row['parameters']:>10,}  {pair(row['forward_ms'], '.2f'):>15}"
+            f"  {pair(row['token_ms'], '.2f'):>15}"
+            f"  {pair(row['train_tokens_per_second'], ',.0f'):>19}  {memory:>10}"
+        )
+    print(f"a token: {HOW_COMPLETED}")

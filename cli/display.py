@@ -1,0 +1,169 @@
+"""What a training run shows: a live panel on a terminal, plain lines everywhere else."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from calmgrad.loop import Report
+    from calmgrad.training import Evaluated, Prepared
+
+PLOT_ROWS = 8
+REFRESHES = 4  # a second
+
+
+class Lines(logging.Handler):
+    """Log lines on stderr; the other methods have nothing to add."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+    def start(self, prepared: "Prepared") -> None: ...
+
+    def step(self, report: "Report") -> None: ...
+
+    def evaluated(self, evaluated: "Evaluated") -> None: ...
+
+
+class Panel(logging.Handler):
+    """A panel that is drawn anew a few times a second; facts scroll by above it."""
+
+    def __init__(self, live: Any) -> None:
+        super().__init__()
+        self.live = live
+        self.losses: list[float] = []
+        self.evaluations: list[Evaluated] = []
+        self.prepared: Prepared | None = None
+        self.report: Report | None = None
+        self.speed: list[tuple[int, float]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "calmgrad.run":
+            self.live.console.print(
+                record.getMessage(), markup=False, highlight=False, soft_wrap=True
+            )
+
+    def start(self, prepared: "Prepared") -> None:
+        self.prepared = prepared
+        self.live.start()
+
+    def step(self, report: "Report") -> None:
+        self.report = report
+        self.losses.append(report.loss)
+        self.speed = [*self.speed[-49:], (report.tokens, report.seconds)]
+
+    def evaluated(self, evaluated: "Evaluated") -> None:
+        self.evaluations.append(evaluated)
+
+    def __rich__(self) -> Any:
+        from rich import box
+        from rich.console import Group
+        from rich.panel import Panel as Box
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        report, prepared = self.report, self.prepared
+        if report is None or prepared is None:
+            return Text("the first step …", style="dim")
+        width = min(self.live.console.width, 100) - 4
+        seconds = sum(s for _, s in self.speed)
+        left = (report.steps - report.step) * seconds / len(self.speed)
+        bar = Table.grid(padding=(0, 1))
+        position = f"{report.step:,}/{report.steps:,}"
+        ahead = f"epoch {report.epoch}, {_duration(left)} left"
+        bar.add_row(
+            ProgressBar(report.steps, report.step, width=max(8, width - len(position + ahead) - 3)),
+            Text(position, style="bold"),
+            Text(ahead),
+        )
+        return Box(
+            Group(bar, self._numbers(report, seconds), Text(self._plot(width), style="cyan")),
+            title=Text(f"calmgrad train: {prepared.run_directory}"),
+            box=box.ROUNDED,
+            width=width + 4,
+        )
+
+    def _numbers(self, report: "Report", seconds: float) -> Any:
+        from rich.text import Text
+
+        from calmgrad.memory import resident
+
+        recent = self.losses[-20:]
+        parts = [("loss ", f"{sum(recent) / len(recent):.4f}")]
+        if self.evaluations:
+            best = min(e.loss for e in self.evaluations)
+            parts.append(("validation ", f"{self.evaluations[-1].loss:.4f} (best {best:.4f})"))
+        parts += [
+            ("lr ", f"{report.lr:.2e}"),
+            ("gradient ", f"{report.grad_norm:.2f}"),
+            ("", f"{sum(t for t, _ in self.speed) / seconds:,.0f} tokens/s"),
+            ("", f"{resident() / 1e6:,.0f} MB"),
+        ]
+        line = Text()
+        for name, value in parts:
+            line.append(name, style="dim").append(value + "   ")
+        return line
+
+    def _plot(self, width: int) -> str:
+        from calmgrad.plots import Curves, terminal_plot
+
+        steps = range(1, len(self.losses) + 1)
+        curves = Curves(
+            list(steps),
+            self.losses,
+            [e.step for e in self.evaluations],
+            [e.loss for e in self.evaluations],
+        )
+        return terminal_plot({"": curves}, width, PLOT_ROWS)
+
+
+LINES = Lines()
+
+
+def log_to_stderr() -> None:
+    """From now on, what the package's loggers say goes to stderr, a line each."""
+    logger = logging.getLogger("calmgrad")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(LINES)
+
+
+def _duration(seconds: float) -> str:
+    from calmgrad.training import duration
+
+    return duration(seconds)
+
+
+def wants_panel() -> bool:
+    """Whether stderr is a terminal that can be drawn on."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+@contextmanager
+def display() -> Iterator[Lines | Panel]:
+    """Show what the loggers of a run say, until the end of the block."""
+    if not wants_panel():
+        yield LINES
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    live = Live(
+        console=Console(stderr=True),
+        refresh_per_second=REFRESHES,
+        get_renderable=lambda: panel,
+    )
+    panel = Panel(live)
+    logger = logging.getLogger("calmgrad")
+    logger.removeHandler(LINES)
+    logger.addHandler(panel)
+    try:
+        yield panel
+    finally:
+        logger.removeHandler(panel)
+        logger.addHandler(LINES)
+        if live.is_started:
+            live.stop()

@@ -1,0 +1,66 @@
+"""calmgrad benchmark"""
+
+import json
+
+import pytest
+
+from calmgrad.cli.benchmark import PROMPT, completion_times, timed
+from tests.cli.conftest import Run
+
+
+def test_json(run: Run) -> None:
+    done = run(
+        "benchmark", "-s", "micro", "-s", "nano", "--seconds", 0.05, "--threads", 1, "--json"
+    )
+    result = json.loads(done.stdout)
+    assert {"calmgrad", "python", "numpy", "numba", "blas", "cpu", "completion"} <= set(result)
+    assert result["threads"] == 1
+    assert [row["size"] for row in result["sizes"]] == ["nano", "micro"]
+    for row in result["sizes"]:
+        assert 0 < row["forward_ms"]["best"] <= row["forward_ms"]["median"]
+        assert 0 < row["token_ms"]["best"] <= row["token_ms"]["median"]
+        speed = row["train_tokens_per_second"]
+        assert speed["best"] >= speed["median"] > 0
+        assert min(row["repeats"].values()) >= 3
+        assert 30 < row["peak_memory_mb"] < 4000
+        assert row["added_memory_mb"] >= 0
+    assert result["sizes"][0]["peak_memory_mb"] <= result["sizes"][1]["peak_memory_mb"]
+    assert result["sizes"][0]["parameters"] == 168_064
+
+
+def test_table(run: Run) -> None:
+    done = run("benchmark", "-s", "nano", "--seconds", 0.05)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["best", "size", "nano", "a"]
+    assert "model.logits" in done.stdout
+    assert done.stderr.startswith("machine  ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["-s", "huge"], "'huge' is not one of"), (["--seconds", "0"], "0.0 is not in the range")],
+)
+def test_bad_calls(run: Run, arguments: list[str], message: str) -> None:
+    assert message in run("benchmark", *arguments, code=2).stderr
+
+
+def test_repeats_follow_the_time() -> None:
+    calls: list[int] = []
+    times = timed(lambda: calls.append(0), 0.0)
+    assert (len(times), len(calls)) == (3, 5)
+    assert len(timed(lambda: None, 0.01)) > 3
+
+
+def test_completion_starts_anew_after_a_while() -> None:
+    import numpy as np
+
+    class Fake:
+        def __init__(self) -> None:
+            self.lengths: list[int] = []
+
+        def logits(self, tokens: list[int]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+            self.lengths.append(len(tokens))
+            return np.eye(3)[[0] * len(tokens)]
+
+    model = Fake()
+    completion_times(model, [1] * PROMPT, 0.05)  # type: ignore[arg-type]
+    assert model.lengths[: PROMPT + 2] == [*range(PROMPT, 2 * PROMPT), PROMPT, PROMPT + 1]
