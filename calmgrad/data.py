@@ -47,6 +47,12 @@ class Dataset:
         return len(self._order)
 
     @property
+    def rows(self) -> NDArray[np.int64]:
+        """(len,) position in the file of each sequence, in the present order."""
+        self._require_open()
+        return np.asarray(self._order, np.int64)
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """(len,) number of tokens of each sequence, in the present order."""
         return np.asarray(self.sequences.lengths[self._order], np.int64)

@@ -74,7 +74,7 @@ def evaluate(
             means += list(own)
             if on_sequence is not None:
                 for row, loss in zip(shard.rows, own, strict=True):
-                    on_sequence(int(dataset._order[first + row]), float(loss))
+                    on_sequence(int(dataset.rows[first + row]), float(loss))
             total, count = total + nll.sum(), count + int(wanted.sum())
             byte_total = byte_total + nll[is_byte].sum()
             byte_count += int(is_byte.sum())

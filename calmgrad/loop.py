@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +147,7 @@ def fit(
     course: Course,
     on_step: Callable[[Report], object] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    after_update: Callable[[int, list[Any], list[int]], object] | None = None,
     done: int = 0,
 ) -> int:
     """Train on every sequence of `dataset` as `course` says; return the updates made in all.
@@ -154,6 +156,7 @@ def fit(
         dataset: in file order.
         on_step: called after each update.
         should_stop: asked after each update; True ends the run there.
+        after_update: called with the number of each update (from 1), its sequences and positions.
         done: updates that were made before.
 
     Raises:
@@ -171,6 +174,8 @@ def fit(
         trainer.set_lr(schedule.at(step))
         missing = course.accumulation - len(batches)  # at the end of an epoch
         loss = trainer.step(sequences, positions, [*map(len, batches), *[0] * missing])
+        if after_update is not None:
+            after_update(step + 1, sequences, positions)
         if on_step is not None:
             tokens = sum(s.size for s in sequences)
             seconds = time.perf_counter() - began

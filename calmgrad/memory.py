@@ -18,9 +18,13 @@ def activations(config: ModelConfig, tokens: int, sequences: int) -> int:
     layer = tokens * (d + 2 + 2 * di + di + rank + 3 * di + d) + chunks * n * di
     layer += tokens * (d + 2 + 2 * f + d)
     values = config.n_layers * layer + tokens * (2 * d + 2 + config.vocab + 2)
-    # Alive at once on the way back: residual, xz, u, p and one more (T, d_inner); or the logits.
-    gradients = tokens * max(config.vocab + d, 2 * d + 5 * di + rank, 2 * d + 2 * f)
-    return FLOAT * (values + gradients)
+    # The pool keeps buffers by size: so many (T, columns) of each are alive at once.
+    pool: dict[int, int] = {}
+    for columns, count in ((config.vocab, 1), (d, 2), (di, 3), (2 * di, 1), (rank, 1), (f, 2)):
+        pool[columns] = max(pool.get(columns, 0), count)
+    gradients = tokens * sum(columns * count for columns, count in pool.items())
+    scan = (3 * CHUNK + 3) * 16 * n + di * n  # its scratch
+    return FLOAT * (values + gradients + scan)
 
 
 def forecast(

@@ -125,8 +125,8 @@ class Limits:
         step: the last one; the first is 0.
         low, high: smallest and largest loss; both are ticks.
         space: between the ticks of the losses.
-        above: (steps, loss): so many of the first steps go above `high`, up to that loss. None:
-            all is shown.
+        above: (step, loss): up to this step there are losses above `high`, the largest of them
+            this one. None: all is shown.
     """
 
     step: int
@@ -134,6 +134,13 @@ class Limits:
     high: float
     space: float
     above: tuple[int, float] | None
+
+    def remark(self) -> str:
+        """What is not shown, in words."""
+        if self.above is None:
+            return ""
+        step, loss = self.above
+        return f"▲ up to step {step:,} some losses are above the plot, at most {loss:.2f}"
 
 
 def limits(runs: Mapping[str, Curves]) -> Limits:
@@ -150,16 +157,16 @@ def limits(runs: Mapping[str, Curves]) -> Limits:
     end = max(step for step, _ in points)
     low, high = min(y for _, y in points), max(y for _, y in points)
     later = max(y for step, y in points if step >= 0.03 * end)
-    above = None
+    largest = high
     if high - low > 4 * (later - low) > 0:
-        above = (int(max(step for step, y in points if y > later)), high)
         high = later
     if high - low < 1e-6 * max(abs(high), 1e-3):
         pad = max(0.1 * abs(high), 1e-3)
         low, high = low - pad, high + pad
     space = tick_space(low, high, 6)
     low, high = math.floor(low / space + 1e-9) * space, math.ceil(high / space - 1e-9) * space
-    return Limits(max(1, int(end)), low, high, space, above)
+    above = [int(step) for step, y in points if y > high]
+    return Limits(max(1, int(end)), low, high, space, (max(above), largest) if above else None)
 
 
 def _all_points(curves: Curves) -> list[Point]:
@@ -270,8 +277,9 @@ def loss_svg(curves_by_name: Mapping[str, Curves], title: str = "Loss") -> str:
         where = " ".join(f"{x(step):.2f},{y(loss):.2f}" for step, loss in thin)
         return f'<polyline {attributes} points="{where}"/>'
 
+    faintness = f'class="raw" opacity="{0.35 if len(names) == 1 else 0.18}"'
     axes = _axes(shown, x, y, top, bottom)
-    legend, curves, ends = [], [], []
+    legend, faint, curves, ends = [], [], [], []
     for i, (name, run) in enumerate(curves_by_name.items()):
         label = _one_line(name)
         train = i % COLOURS
@@ -284,8 +292,8 @@ def loss_svg(curves_by_name: Mapping[str, Curves], title: str = "Loss") -> str:
         points = list(zip(run.val_steps, run.val_losses, strict=True))
         curves.append(f'<g data-run="{escape(label)}">')
         if raw:
+            faint.append(f'<g class="c{train}">{line(raw, faintness)}</g>')
             curves.append(f'<g class="c{train}">')
-            curves.append(line(raw, 'class="raw"'))
             curves.append(line(smooth, f'class="smooth"{dashed}'))
             curves.append("</g>")
             ends.append((y(smooth[-1][1]), smooth[-1][1], train, "line"))
@@ -301,11 +309,8 @@ def loss_svg(curves_by_name: Mapping[str, Curves], title: str = "Loss") -> str:
             ends.append((y(points[-1][1]), points[-1][1], val, "dot"))
         curves.append("</g>")
     if shown.above is not None:
-        steps, loss = shown.above
-        many = f"the first {steps:,} steps start" if steps > 1 else "the first step is"
         axes.append(
-            f'<text class="muted above" x="{LEFT + 44}" y="{top + 14}">'
-            f"▲ {many} above the plot, at {loss:.2f}</text>"
+            f'<text class="muted above" x="{LEFT + 44}" y="{top + 14}">{shown.remark()}</text>'
         )
     description = " ".join(summary(_one_line(name), run) for name, run in curves_by_name.items())
     body = [
@@ -320,6 +325,7 @@ def loss_svg(curves_by_name: Mapping[str, Curves], title: str = "Loss") -> str:
         f'<svg x="{LEFT - 5}" y="{top - 5}" width="{RIGHT - LEFT + 10}"'
         f' height="{PLOT_HEIGHT + 10}"'
         f' viewBox="{LEFT - 5} {top - 5} {RIGHT - LEFT + 10} {PLOT_HEIGHT + 10}">',
+        *faint,
         *curves,
         "</svg>",
         *(_end_labels(ends, top, bottom) if len(ends) <= MOST_LABELS else []),
@@ -363,7 +369,6 @@ def _stylesheet() -> str:
         f"{plot} .axis{{{_both('stroke', 'muted')}}}",
         f"{plot} polyline{{fill:none;stroke:currentColor;stroke-linejoin:round;"
         "stroke-linecap:round}",
-        f"{plot} .raw{{opacity:.35}}",
         f"{plot} .smooth{{stroke-width:2}}",
         f"{plot} .link{{stroke-width:1.5;stroke-dasharray:1 4}}",
         f"{plot} .val{{fill:currentColor}}",
@@ -494,10 +499,8 @@ def loss_png(curves_by_name: Mapping[str, Curves], title: str = "Loss") -> bytes
             axes.plot(run.val_steps, run.val_losses, "o:", color=val, markersize=4,
                       label=f"{label}, validation")  # fmt: skip
     if shown.above is not None:
-        steps, loss = shown.above
-        axes.text(0.07, 0.95, f"▲ the first {steps:,} steps: up to {loss:.2f}",
-                  transform=axes.transAxes, color=LIGHT["muted"])  # fmt: skip
-    axes.set(xlim=(0, shown.step), ylim=(shown.low, shown.high))
+        axes.text(0.07, 0.95, shown.remark(), transform=axes.transAxes, color=LIGHT["muted"])
+    axes.set(xlim=(0, 1.01 * shown.step), ylim=(shown.low, shown.high))
     axes.set(xlabel="step", ylabel="loss, nats", title=_one_line(title).replace("$", r"\$"))
     axes.grid(color=LIGHT["grid"])
     axes.legend()
@@ -525,7 +528,7 @@ def terminal_plot(curves_by_name: Mapping[str, Curves], width: int = 80, height:
         ValueError: there is no loss at all.
     """
     shown = limits(curves_by_name)
-    rows = max(height, 6) - 2
+    rows = max(height, 6) - (2 if shown.above is None else 3)
     space = max(shown.space, tick_space(shown.low, shown.high, rows / 2))
     labels = {
         round((shown.high - loss) / (shown.high - shown.low) * (rows - 1)): _tick_label(loss, space)
@@ -559,7 +562,7 @@ def terminal_plot(curves_by_name: Mapping[str, Curves], width: int = 80, height:
             column, row = (round(n) for n in at(*point))
             if row >= 0:
                 cells[row // 4, column // 2] = "o"
-    lines = []
+    lines = [] if shown.above is None else [" " * (margin + 3) + shown.remark()]
     for row in range(rows):
         edge = "┤" if row in labels else "│"
         drawn = "".join(cells.get((row, column), " ") for column in range(columns))

@@ -83,7 +83,10 @@ class RunDirectory:
         except OSError as error:
             raise DiskError(f"{self.path}: cannot be written: {error.strerror}") from error
         self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        logging.getLogger("calmgrad").addHandler(self._log)
+        logger = logging.getLogger("calmgrad")
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+        logger.addHandler(self._log)
 
     def record(self, values: dict[str, Any]) -> None:
         """Add a line to the metrics."""

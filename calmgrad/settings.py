@@ -24,7 +24,7 @@ __all__ = [
     "from_mapping", "merge", "read_config", "resolve", "to_dict", "to_toml",
 ]  # fmt: skip
 
-MAX_FILE = 1 << 20
+MAX_FILE = 1 << 16  # bytes; a megabyte of dotted keys keeps tomllib busy for many minutes
 ENVIRONMENT = {"CALMGRAD_NUM_THREADS": "threads", "CALMGRAD_DEVICE": "device"}
 
 # --- defaults (FORMATS §9) ------------------------------------------------------------------------

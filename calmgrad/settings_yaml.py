@@ -13,6 +13,7 @@ from calmgrad.settings_schema import YAML_KEYS, shown, unknown_key
 
 SECTIONS = ("model", "training", "continual")
 WITHOUT_EFFECT = ("training.amp", "training.gradient_checkpointing")
+MAX_DEPTH = 8
 MAX_NODES = 2000  # keys and values; a full configuration has about a hundred
 
 # PyYAML follows YAML 1.1, where 1e-3 is a text: a float must have a point and a signed exponent.
@@ -71,6 +72,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """PyYAML's safe loader, with the limits above."""
 
     nodes = 0
+    depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
@@ -81,7 +83,12 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
             raise _Refused("anchors (&) and aliases (*) are not supported", event.start_mark)
         if getattr(event, "tag", None) is not None:
             raise _Refused("tags (!) are not supported", event.start_mark)
-        return super().compose_node(parent, index)
+        if self.depth == MAX_DEPTH:
+            raise _Refused("is nested too deeply", event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
@@ -118,7 +125,5 @@ def parse(text: str, name: str) -> object:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise FileError(f"{name}: line {line}: {error.reason}") from error
-    except RecursionError:
-        raise FileError(f"{name}: is nested too deeply") from None
     except (ValueError, OverflowError) as error:  # 2024-99-99, 0b_, a number of 5000 digits
         raise FileError(f"{name}: a value that cannot be read: {error}") from error

@@ -318,6 +318,16 @@ class Trainer:
             ValueError: as `step`.
             DivergedError: a loss or gradient is not finite; the data are as before.
         """
+        fisher = self.squared_gradients(sequences, cmd_positions).astype(np.float32)
+        if not np.isfinite(fisher).all():
+            raise DivergedError("Fisher diagonal: a squared gradient is not finite")
+        self.model.fisher = fisher
+        self.model.anchor = self.model.weights.copy()
+
+    def squared_gradients(
+        self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """What `compute_fisher` takes as the Fisher diagonal: flat, in buffer order."""
         arrays = self._checked_arrays(sequences, cmd_positions)
         total = np.zeros(self.model.weights.size, np.float64)
 
@@ -329,19 +339,14 @@ class Trainer:
             shards, counts = pack_targets(arrays, [0] * len(arrays), self.shard_tokens)
             gradient = np.zeros(total.size, np.float32)
             self._gradient(shards, np.full(counts.size, 1 / max(counts.sum(), 1)), gradient)
-            add_square(gradient, 0)
-        else:
-            for array, position in zip(arrays, cmd_positions, strict=True):
-                shards, counts = pack_targets([array], [int(position)], self.shard_tokens)
-                share = np.array([1 / max(int(counts[0]), 1)])
-                self._runner.run(shards, loss_head, self._seeds(shards, share), add_square)
-            total /= len(arrays)
-        with backends.silent_overflow():
-            fisher = total.astype(np.float32)
-        if not np.isfinite(fisher).all():
-            raise DivergedError("Fisher diagonal: a squared gradient is not finite")
-        self.model.fisher = fisher
-        self.model.anchor = self.model.weights.copy()
+            with backends.silent_overflow():
+                add_square(gradient, 0)
+            return total
+        for array, position in zip(arrays, cmd_positions, strict=True):
+            shards, counts = pack_targets([array], [int(position)], self.shard_tokens)
+            share = np.array([1 / max(int(counts[0]), 1)])
+            self._runner.run(shards, loss_head, self._seeds(shards, share), add_square)
+        return total / len(arrays)
 
     # --- the rest -----------------------------------------------------------------------------
 

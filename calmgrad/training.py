@@ -13,6 +13,7 @@ import numpy as np
 
 from calmgrad import memory, settings
 from calmgrad.config import PRESETS, ModelConfig
+from calmgrad.continual import OnlineEWC
 from calmgrad.data import Dataset, load_dataset
 from calmgrad.errors import CalmgradError, DiskError, FileError, UsageError
 from calmgrad.evaluation import evaluate
@@ -167,6 +168,7 @@ class _Run:
         self.course = Course(self.plan, self.dataset.lengths)
         with _usage_errors():
             self.trainer = _trainer(self.model, c)
+        self.online = OnlineEWC(self.trainer, c.continual, self.plan.seed) if c.continual else None
         self.before: Evaluated | None = None
         self.best: Evaluated | None = None
         self.best_weights: Any = None
@@ -188,7 +190,8 @@ class _Run:
             self._evaluate(0, 0)
             self.epoch_began = time.perf_counter()
             self.lines: list[Report] = []
-            done = fit(self.trainer, self.dataset, self.course, self._after_step, self._stop)
+            renew = None if self.online is None else self.online.after_update
+            done = fit(self.trainer, self.dataset, self.course, self._after_step, self._stop, renew)
             if self.best_weights is not None:
                 self.model.weights[...] = self.best_weights
             weights = self._save()

@@ -43,8 +43,8 @@ def command(steps: int, seed: int, save_dir: str | None, force: bool, threads: i
             size="nano",
             dataset=str(paths[0]),
             val_dataset=str(paths[1]),
-            save_dir=str(folder / "run"),
-            force=force,
+            save_dir=str(folder),
+            force=True,  # the data are in it already
             batch_size=16,  # many small, large steps: the most to be learnt in a minute
             lr=4e-3,
             warmup_steps=min(100, steps // 4),

@@ -9,7 +9,7 @@ from calmgrad.errors import FileError
 
 
 @click.command("info")
-@click.argument("path")
+@click.argument("path", type=click.Path())
 @json_option
 def command(path: str, as_json: bool) -> None:
     """What is inside a CWGT or CTDS file."""

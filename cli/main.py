@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -38,7 +39,8 @@ class Commands(click.Group):
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        completing = ctx.resilient_parsing
+        if not completing and args and args[0] not in COMMANDS and args[0][:1] != "-":
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], COMMANDS, 1)
@@ -73,6 +75,9 @@ def main() -> None:
     blas.choose_core_type()
     warnings.showwarning = _show_warning
     log_to_stderr()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a plot must not fail where UTF-8 is not spoken
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(prog_name="calmgrad", standalone_mode=False)
     except click.ClickException as error:

@@ -22,7 +22,7 @@ _Command = TypeVar("_Command", bound=Callable[..., object])
 # (flags, type, help); every flag but --config, --json is a key of settings.TrainConfig.
 _GROUPS: dict[str, list[tuple[str, Any, str]]] = {
     "model": [
-        ("-m --model --init-cwgt", str, 'CWGT file to go on from, or "new".  [default: the user'
+        ("-m --model --init-cwgt", click.Path(), 'CWGT file to go on from, or "new".  [default: the user'
          " model; without one, new]"),
         ("-s --size --preset", click.Choice(list(PRESETS)), "Of a new model.  [default: nano]"),
         ("--d-model", int, "Width of a new model; the next ones likewise."),
@@ -38,11 +38,11 @@ _GROUPS: dict[str, list[tuple[str, Any, str]]] = {
         ("--stop-conditions", str, "In place of the domain's or the model's."),
     ],
     "data and files": [
-        ("-d --dataset", str, "CTDS file to train on.  [default: the user's train.ctds]"),
-        ("--val-dataset", str, "CTDS file to validate on; the best weights are kept."),
-        ("-o --output", str, "Where the weights go besides the run directory.  [default: the"
+        ("-d --dataset", click.Path(), "CTDS file to train on.  [default: the user's train.ctds]"),
+        ("--val-dataset", click.Path(), "CTDS file to validate on; the best weights are kept."),
+        ("-o --output", click.Path(), "Where the weights go besides the run directory.  [default: the"
          " model's own path; none for a new model]"),
-        ("--save-dir", str, "Run directory.  [default: runs/SIZE-N]"),
+        ("--save-dir", click.Path(), "Run directory.  [default: runs/SIZE-N]"),
     ],
     "training": [
         ("-e --epochs", int, "[default: 10 for a new model, 3]"),
@@ -110,7 +110,12 @@ def _setting_options(command: _Command) -> _Command:
 @_setting_options
 @click.option("--shuffle/--no-shuffle", default=None, help="[default: shuffle]")
 @click.option("--force", is_flag=True, default=None, help="Use a run directory that exists.")
-@click.option("--config", "config_path", help="TOML, or calm-train's YAML; flags go before it.")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(),
+    help="TOML, or calm-train's YAML; flags go before it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Every event as a line of JSON.")
 def command(config_path: str | None, as_json: bool, **flags: Any) -> None:
     """Train a model on a CTDS data set.

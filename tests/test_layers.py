@@ -28,7 +28,7 @@ LAYERS = [
     "trainer",
     "settings settings_schema settings_yaml",
     "data demo demo_vocabulary history evaluation loop gradient_check parity explain plots"
-    " memory rundir settings settings_schema settings_yaml training",
+    " continual memory rundir settings settings_schema settings_yaml training",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

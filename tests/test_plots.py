@@ -160,6 +160,8 @@ def test_all_is_shown_but_a_steep_start() -> None:
     assert steep.above == (2, 90.0)
     assert steep.low <= 2
     assert 2.5 <= steep.high <= 3.5
+    rounded = limits({"a": curves([90.0, 2.48, *[2 + n % 3 * 0.22 for n in range(200)]])})
+    assert (rounded.high, rounded.above) == (2.5, (1, 90.0))
 
 
 def test_a_spike_later_on_is_shown() -> None:
@@ -278,6 +280,17 @@ def test_the_plot_stands_alone_and_can_be_read_aloud() -> None:
     assert not list(root.iter(SVG + "rect"))
 
 
+def test_the_grid_lies_at_the_labels_and_the_axis_at_the_lowest() -> None:
+    drawing = Drawing(loss_svg({"run": RUN}))
+    grid = [float(line.get("y1", "nan")) for line in drawing.elements("line", "grid")]
+    labels = [float(e.get("y", "nan")) - 4 for e in drawing.elements("text", "muted y")]
+    assert grid == pytest.approx(labels)
+    axis = drawing.elements("line", "axis")[-1]
+    assert float(axis.get("y1", "nan")) == pytest.approx(max(grid))
+    assert drawing.to_step(float(axis.get("x1", "nan"))) == pytest.approx(0, abs=0.1)
+    assert drawing.to_step(float(axis.get("x2", "nan"))) == pytest.approx(200, abs=0.1)
+
+
 def test_the_last_values_are_written_beside_the_curves() -> None:
     drawing = Drawing(loss_svg({"run": RUN}))
     labels = {e.text for e in drawing.elements("text", "end")}
@@ -287,11 +300,13 @@ def test_the_last_values_are_written_beside_the_curves() -> None:
     assert f"training {RUN.smoothed()[-1]:.3f}" in legend
 
 
-def test_labels_do_not_overlap() -> None:
-    runs = {f"run {i}": curves([2.0, 1 + i / 1000], {2: 1.01}) for i in range(6)}
+@pytest.mark.parametrize("last", [1.0, 1.5, 1.9])
+def test_labels_do_not_overlap(last: float) -> None:
+    runs = {f"run {i}": curves([2.0, last + i / 1000], {2: last}) for i in range(6)}
+    runs["low"] = curves([2.0, 0.5])
     drawing = Drawing(loss_svg(runs))
     heights = sorted(float(e.get("y", "nan")) for e in drawing.elements("text", "end"))
-    assert len(heights) == 12
+    assert len(heights) == 13
     assert min(np.diff(heights)) >= 14.9
     bottom = max(float(e.get("y1", "nan")) for e in drawing.elements("line", "axis"))
     assert heights[-1] <= bottom + 5
@@ -301,7 +316,7 @@ def test_several_runs_have_colours_of_their_own() -> None:
     runs = {f"run {i}": curves([3.0 + i, 2.0 + i], {2: 2.5 + i}) for i in range(8)}
     root = Drawing(loss_svg(runs)).view
     seen = set()
-    for group in root.findall(f"{SVG}g"):
+    for group in root.findall(f"{SVG}g[@data-run]"):
         colours = {g.get("class") for g in group.iter(SVG + "g")} - {None}
         (line,) = (e for e in group.iter(SVG + "polyline") if e.get("class") == "smooth")
         assert len(colours) == 1
@@ -318,7 +333,7 @@ def test_a_cut_start_is_marked() -> None:
     run = curves([90.0, 50.0, *[2 + n % 3 / 4 for n in range(200)]])
     drawing = Drawing(loss_svg({"run": run}))
     (mark,) = drawing.elements("text", "muted above")
-    assert "the first 2 steps start above the plot, at 90.00" in (mark.text or "")
+    assert "up to step 2 some losses are above the plot, at most 90.00" in (mark.text or "")
     top = float(drawing.view.get("y", "nan"))
     (line,) = (e for e in drawing.view.iter(SVG + "polyline") if e.get("class") == "raw")
     heights = [float(pair.split(",")[1]) for pair in line.get("points", "").split()]
@@ -444,14 +459,23 @@ def test_the_terminal_plot_shows_the_curve(width: int, height: int) -> None:
     labelled = {float(line.split("┤")[0]): n for n, line in enumerate(lines) if "┤" in line}
     edge = lines[-2].index("└") + 1
     end = len(lines[-2]) - 1
-    slope, start = np.polyfit(list(labelled.values()), list(labelled), 1)
-    for column in (edge + 2, (edge + end) // 2, end - 2):
-        middle = fmean(dot_rows(lines[:-2], column))
+    rows = len(lines) - 3  # between the largest and the smallest loss
+    for loss, row in labelled.items():
+        assert row == pytest.approx((5 - loss) / 4 * rows, abs=0.5)
+    for column in range(edge, end):
         step = (column - edge + 0.5) / (end - edge + 1) * 400
-        assert slope * middle + start == pytest.approx(5 - 4 * step / 400, abs=abs(slope))
+        middle = fmean(dot_rows(lines[:-2], column))
+        assert middle == pytest.approx(step / 400 * rows, abs=0.2)
     assert f" {run.smoothed()[-1]:.3f}" in "\n".join(lines)
     assert lines[-1].split()[0] == "0"
     assert lines[-1].endswith("400 step")
+
+
+def test_a_cut_start_is_marked_in_the_terminal_too() -> None:
+    run = curves([90.0, 50.0, *[2 + n % 3 / 4 for n in range(200)]])
+    lines = terminal_plot({"run": run}, 80, 12).split("\n")
+    assert len(lines) == 12
+    assert lines[0].strip() == "▲ up to step 2 some losses are above the plot, at most 90.00"
 
 
 def test_evaluations_and_several_runs_in_the_terminal() -> None:

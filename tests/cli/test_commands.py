@@ -259,6 +259,6 @@ def test_demo(run: Run, tmp_path: Path) -> None:
     done = run("demo", "--steps", 3)
     assert "bits per byte 8." in done.stdout
     assert done.stdout.count("  $ ") >= 3
-    assert "wrote runs/demo-1/run/model.cwgt" in done.stdout
-    assert calmgrad.load_model(tmp_path / "runs/demo-1/run/model.cwgt").config.d_model == 64
+    assert "wrote runs/demo-1/model.cwgt" in done.stdout
+    assert calmgrad.load_model(tmp_path / "runs/demo-1/model.cwgt").config.d_model == 64
     assert len(calmgrad.load_dataset(tmp_path / "runs/demo-1/train.ctds")) >= 10_000

@@ -1,0 +1,63 @@
+"""Online EWC: while a run goes on, its Fisher diagonal and anchor follow the data."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calmgrad.model import Tokens
+from calmgrad.settings import Continual
+from calmgrad.trainer import Trainer
+
+Batch = tuple[Sequence[Tokens], Sequence[int]]
+
+
+class OnlineEWC:
+    """Keeps recent batches, and every so many updates takes the Fisher diagonal of some of them.
+
+    With decay γ (FORMATS §7), from F = 0 on::
+
+        F = γ F + (1 - γ) F_new           anchor = the weights at that moment
+
+    F_new is the mean squared gradient of the sequences of `fisher_batches` batches, drawn from
+    the last `buffer_batches`; under calm-mamba's rules, the mean squared gradient of the batches.
+    A model that brings Fisher data along starts from these.
+
+    Args:
+        trainer: its `ewc_lambda` is set to the strength.
+        settings: the `continual` section of the settings; what is None takes calm-mamba's value.
+        seed: of the draws.
+    """
+
+    def __init__(self, trainer: Trainer, settings: Continual, seed: int) -> None:
+        self._trainer = trainer
+        self._seed = seed
+        self.decay = 0.99 if settings.decay is None else settings.decay
+        self.every = settings.fisher_update_interval_steps or 1000
+        self.batches = settings.fisher_batches or 16
+        self.buffer: deque[Batch] = deque(maxlen=settings.buffer_batches or 1024)
+        trainer.ewc_lambda = 10.0 if settings.strength is None else settings.strength
+
+    def after_update(
+        self, step: int, sequences: Sequence[Tokens], positions: Sequence[int]
+    ) -> bool:
+        """Take note of the batch of update `step` (from 1); return whether F was renewed."""
+        self.buffer.append((sequences, positions))
+        if step % self.every or len(self.buffer) < self.batches:
+            return False
+        rng = np.random.default_rng((self._seed, step))
+        drawn = [self.buffer[i] for i in rng.choice(len(self.buffer), self.batches, replace=False)]
+        model = self._trainer.model
+        new = self._fisher(drawn)
+        old = np.zeros_like(new) if model.fisher is None else model.fisher
+        model.fisher = (self.decay * old + (1 - self.decay) * new).astype(np.float32)
+        model.anchor = model.weights.copy()
+        return True
+
+    def _fisher(self, drawn: list[Batch]) -> NDArray[np.float64]:
+        take = self._trainer.squared_gradients
+        if self._trainer.rules.batch_fisher:
+            return np.asarray(np.mean([take(*batch) for batch in drawn], axis=0))
+        sequences = [s for batch, _ in drawn for s in batch]
+        return take(sequences, [p for _, positions in drawn for p in positions])
