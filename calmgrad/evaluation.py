@@ -40,18 +40,20 @@ def evaluate(
     dataset: Dataset,
     threads: int | None = None,
     on_sequence: Callable[[int, float], object] | None = None,
+    runner: Runner | None = None,
 ) -> Evaluation:
     """Evaluate on every sequence of `dataset`, each of 1 to l_max tokens.
 
     Args:
         threads: shards worked on at once; None: one for each core.
+        runner: a trainer's worker threads, to work with these instead of new ones.
         on_sequence: called for each sequence with a target: its position in the file, from 0
             (whatever was left out or shuffled), and its mean loss. In no particular order.
 
     Raises:
         ValueError: there is no target in the whole data set.
     """
-    runner = Runner(backends.load("cpu"), model.config, model.weights, threads)
+    workers = runner or Runner(backends.load("cpu"), model.config, model.weights, threads)
     means: list[float] = []
     total = byte_total = 0.0
     count = byte_count = 0
@@ -65,7 +67,7 @@ def evaluate(
             for tokens, position in zip(batch, positions, strict=True)
         ]
         shards, _ = pack_targets(arrays, positions, SHARD_TOKENS)
-        for shard, losses in zip(shards, runner.run(shards, loss_head), strict=True):
+        for shard, losses in zip(shards, workers.run(shards, loss_head), strict=True):
             assert shard.targets is not None
             nll = losses.astype(np.float64)
             wanted, is_byte = shard.targets >= 0, (shard.targets >= 0) & (shard.targets < 256)
@@ -78,7 +80,8 @@ def evaluate(
             total, count = total + nll.sum(), count + int(wanted.sum())
             byte_total = byte_total + nll[is_byte].sum()
             byte_count += int(is_byte.sum())
-    runner.close()
+    if runner is None:
+        workers.close()
     if count == 0:
         raise ValueError("nothing to evaluate: no sequence has a target")
     return Evaluation(

@@ -128,7 +128,7 @@ class Worker:
 
     def __init__(self, backend: Backend, config: ModelConfig, weights: Array) -> None:
         self.config = config
-        self.grads = backend.xp.empty(weights.size, weights.dtype)
+        self.grads = backend.xp.empty(weights.size, weights.dtype)  # touched when first used
         named, named_grads = views(config, weights), views(config, self.grads)
         self.tape = Tape(backend, weights.dtype.name)
         self.parameters = {k: self.tape.parameter(v, named_grads[k]) for k, v in named.items()}

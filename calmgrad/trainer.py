@@ -54,6 +54,7 @@ class Trainer:
     Attributes:
         grads: flat float32 gradient in buffer order; after a step, before clipping.
         grad_norm: its L2 norm at the last step or update.
+        runner: the worker threads.
         lr: learning rate of the next update.
 
     Raises:
@@ -108,7 +109,7 @@ class Trainer:
         self._optimizer = make_optimizer(
             optimizer, self._backend, model.config, weight_decay, beta1, beta2, eps
         )
-        self._runner = Runner(self._backend, model.config, model.weights, threads)
+        self.runner = Runner(self._backend, model.config, model.weights, threads)
         self._grads: NDArray[np.float32] = np.zeros(model.weights.size, np.float32)
         self._gathered = 0.0  # sequences (or targets) whose gradients `accumulate` has added
         self._warned = False
@@ -124,7 +125,7 @@ class Trainer:
     @property
     def threads(self) -> int:
         """Shards worked on at once."""
-        return self._runner.threads
+        return self.runner.threads
 
     # --- training -----------------------------------------------------------------------------
 
@@ -245,7 +246,7 @@ class Trainer:
         shards = pack(arrays, shard_tokens=self.shard_tokens)
         head = embedding_head(pool)
         rows = np.empty((2 * pairs, config.d_model), np.float32)
-        for shard, part in zip(shards, self._runner.run(shards, head), strict=True):
+        for shard, part in zip(shards, self.runner.run(shards, head), strict=True):
             rows[shard.rows] = part
         tape = Tape(self._backend)
         q, p = tape.constant(rows[:pairs]), tape.constant(rows[pairs:])
@@ -256,7 +257,7 @@ class Trainer:
         gradient = np.concatenate([q.grad, p.grad])
         self._grads.fill(0)
         seeds = [gradient[shard.rows] for shard in shards]
-        self._runner.run(shards, head, seeds, _adding_to(self._grads))
+        self.runner.run(shards, head, seeds, _adding_to(self._grads))
         self._gathered = 0
         self._apply(loss)
         return loss
@@ -345,7 +346,7 @@ class Trainer:
         for array, position in zip(arrays, cmd_positions, strict=True):
             shards, counts = pack_targets([array], [int(position)], self.shard_tokens)
             share = np.array([1 / max(int(counts[0]), 1)])
-            self._runner.run(shards, loss_head, self._seeds(shards, share), add_square)
+            self.runner.run(shards, loss_head, self._seeds(shards, share), add_square)
         return total / len(arrays)
 
     # --- the rest -----------------------------------------------------------------------------
@@ -356,7 +357,7 @@ class Trainer:
 
     def close(self) -> None:
         """Free gradients, moments and worker memory; the model stays usable."""
-        self._runner.close()
+        self.runner.close()
         self._closed = True
         self._grads = np.zeros(0, np.float32)
         del self._optimizer
@@ -423,7 +424,7 @@ class Trainer:
         `share` is what one target of each sequence weighs in the loss.
         """
         seeds = self._seeds(shards, share)
-        losses = self._runner.run(shards, loss_head, seeds, _adding_to(total))
+        losses = self.runner.run(shards, loss_head, seeds, _adding_to(total))
         pairs = zip(losses, shards, strict=True)
         return float(sum(np.dot(nll, _spread(share, shard)) for nll, shard in pairs))  # in float64
 

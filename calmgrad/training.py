@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from calmgrad import memory, settings
@@ -23,6 +24,7 @@ from calmgrad.model import Model, load_model, new_model
 from calmgrad.rundir import RunDirectory
 from calmgrad.settings import SIZES, TrainConfig, data_folder
 from calmgrad.shards import cut
+from calmgrad.tokenizer import BOS, EOS
 from calmgrad.trainer import Trainer
 
 log = logging.getLogger("calmgrad.run")  # facts, in plain words
@@ -184,8 +186,11 @@ class _Run:
         )
         began = time.perf_counter()
         try:
-            self.directory.open(settings.to_toml(self.config))
+            # Where the run stands is no setting of it: the file may serve another run.
+            kept = msgspec.structs.replace(self.config, save_dir=None, force=None)
+            self.directory.open(settings.to_toml(kept))
             self.reporters = _reporters(self.config, self.directory.path)
+            self._load_kernels()
             self._say_plan()
             self._evaluate(0, 0)
             self.epoch_began = time.perf_counter()
@@ -217,6 +222,13 @@ class _Run:
             stopped=self.stopped,
             seconds=time.perf_counter() - began,
         )
+
+    def _load_kernels(self) -> None:
+        """Load every kernel, or compile it; so the memory in use can be told, and the speed."""
+        if not kernels_are_compiled():
+            log.info("kernels  compiling for this CPU, once (about 20 s)")
+        self.trainer.accumulate([BOS, *b"calmgrad", EOS])
+        self.trainer.zero_grad()
 
     def _say_plan(self) -> None:
         c, plan, trainer = self.config, self.plan, self.trainer
@@ -300,7 +312,7 @@ class _Run:
     def _evaluate(self, step: int, epoch: int) -> None:
         if self.validation is None:
             return
-        result = evaluate(self.model, self.validation, self.config.threads)
+        result = evaluate(self.model, self.validation, runner=self.trainer.runner)
         best = self.best is None or result.token_mean < self.best.loss
         evaluated = Evaluated(step, epoch, result.token_mean, result.bits_per_byte, best)
         self._record(
@@ -428,6 +440,13 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def kernels_are_compiled() -> bool:
+    """Whether the cache holds kernels for this version; False where there is no cache."""
+    from calmgrad.kernels.cpu.compile import FOLDER
+
+    return FOLDER is not None and any(FOLDER.rglob("*.nbi"))
 
 
 def _plan(c: TrainConfig) -> Plan:

@@ -36,7 +36,6 @@ def command(steps: int, seed: int, save_dir: str | None, force: bool, threads: i
     paths = [folder / "train.ctds", folder / "validation.ctds"]
     for path, (sequences, positions) in zip(paths, parts, strict=True):
         data.write_dataset(path, sequences, positions)
-    say("demo     compiling kernels for this CPU if that has not been done yet (about 20 s, once)")
     with StopSignal() as stop, display() as shown:
         result = training.train(
             model="new",

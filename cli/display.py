@@ -31,9 +31,9 @@ class Lines(logging.Handler):
 class Panel(logging.Handler):
     """A panel that is drawn anew a few times a second; facts scroll by above it."""
 
-    def __init__(self, live: Any) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.live = live
+        self.live: Any = None
         self.losses: list[float] = []
         self.evaluations: list[Evaluated] = []
         self.prepared: Prepared | None = None
@@ -151,12 +151,12 @@ def display() -> Iterator[Lines | Panel]:
     from rich.console import Console
     from rich.live import Live
 
-    live = Live(
+    panel = Panel()
+    panel.live = live = Live(
         console=Console(stderr=True),
         refresh_per_second=REFRESHES,
         get_renderable=lambda: panel,
     )
-    panel = Panel(live)
     logger = logging.getLogger("calmgrad")
     logger.removeHandler(LINES)
     logger.addHandler(panel)

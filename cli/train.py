@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
+PATH = click.Path()
+
 # (flags, type, help); every flag but --config, --json is a key of settings.TrainConfig.
 _GROUPS: dict[str, list[tuple[str, Any, str]]] = {
     "model": [
-        ("-m --model --init-cwgt", click.Path(), 'CWGT file to go on from, or "new".  [default: the user'
+        ("-m --model --init-cwgt", PATH, 'CWGT file to go on from, or "new".  [default: the user'
          " model; without one, new]"),
         ("-s --size --preset", click.Choice(list(PRESETS)), "Of a new model.  [default: nano]"),
         ("--d-model", int, "Width of a new model; the next ones likewise."),
@@ -38,11 +40,11 @@ _GROUPS: dict[str, list[tuple[str, Any, str]]] = {
         ("--stop-conditions", str, "In place of the domain's or the model's."),
     ],
     "data and files": [
-        ("-d --dataset", click.Path(), "CTDS file to train on.  [default: the user's train.ctds]"),
-        ("--val-dataset", click.Path(), "CTDS file to validate on; the best weights are kept."),
-        ("-o --output", click.Path(), "Where the weights go besides the run directory.  [default: the"
-         " model's own path; none for a new model]"),
-        ("--save-dir", click.Path(), "Run directory.  [default: runs/SIZE-N]"),
+        ("-d --dataset", PATH, "CTDS file to train on.  [default: the user's train.ctds]"),
+        ("--val-dataset", PATH, "CTDS file to validate on; the best weights are kept."),
+        ("-o --output", PATH, "Where the weights go besides the run directory.  [default:"
+         " the model's own path; none for a new model]"),
+        ("--save-dir", PATH, "Run directory.  [default: runs/SIZE-N]"),
     ],
     "training": [
         ("-e --epochs", int, "[default: 10 for a new model, 3]"),

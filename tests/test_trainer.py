@@ -376,7 +376,7 @@ def test_a_closed_trainer_says_so() -> None:
 def test_after_the_first_step_nothing_is_allocated() -> None:
     with calmgrad.Trainer(small(), lr=1e-3, threads=1) as trainer:
         trainer.step(*batch())
-        tape = trainer._runner._workers[0].tape
+        tape = trainer.runner._workers[0].tape
         before = (tape.values.capacity, tape.pool.arena.capacity)
         addresses = [b.ctypes.data for b in tape.values._blocks + tape.pool.arena._blocks]
         trainer.step(*batch())
