@@ -10,7 +10,7 @@ from calmgrad.cli.train import StopSignal
 if TYPE_CHECKING:
     from calmgrad.model import Model
 
-STEPS = 1500
+STEPS = 1200
 LONGEST = 64  # tokens of a completion
 
 
