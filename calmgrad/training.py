@@ -226,7 +226,7 @@ class _Run:
     def _load_kernels(self) -> None:
         """Load every kernel, or compile it; so the memory in use can be told, and the speed."""
         if not kernels_are_compiled():
-            log.info("kernels  compiling for this CPU, once (about 20 s)")
+            log.info("kernels  compiling for this CPU, once (about 10 s)")
         self.trainer.accumulate([BOS, *b"calmgrad", EOS])
         self.trainer.zero_grad()
 

@@ -244,6 +244,12 @@ def main() -> None:
     for name, content in (("demo.svg", picture), ("loss.svg", curve)):
         (arguments.output / name).write_text(content, encoding="utf-8")
         print(f"{arguments.output / name}: {len(content.encode()):,} bytes")
+    print("\nThe last frame, which README.md shows:\n")
+    for row in snapshots[-1].screen:
+        line = ""
+        for run in row:
+            line = line.ljust(run.column) + run.text
+        print(line)
 
 
 if __name__ == "__main__":

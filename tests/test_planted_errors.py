@@ -97,7 +97,7 @@ MISTAKES = [
         "g += load(dx, (t + j, c), lanes) * load(w, (j, c), lanes)",
         "g += load(dx, (t + j, c), lanes) * load(w, (j - 1, c), lanes)",
     ),
-    cpu("causal_conv1d", "dweight[:] = dw.T", "dweight[:] = dw[::-1].T"),
+    cpu("causal_conv1d", "dweight[...] = dw.T", "dweight[...] = dw[::-1].T"),
     reference("causal_conv1d", "da = dy * s * (1 + a * (1 - s))", "da = dy * s"),
     reference("causal_conv1d", "dweight[:, 0] = (x * da)", "dweight[:, 0] = (x * dy)"),
     # The scan.

@@ -27,11 +27,9 @@ def _forward(y, x, w, t, c, reach, lanes):
 
 
 @kernel
-def causal_conv1d_forward(y: Array, x: Array, weight: Array, pos: Array, work: Array) -> None:
+def _forward_all(y, x, w, pos):
     tokens, channels = x.shape
-    taps = weight.shape[1]
-    w = work[: taps * channels].reshape(taps, channels)
-    w[:] = weight.T
+    taps = w.shape[0]
     full = channels // WIDTH * WIDTH
     for t in range(tokens):
         reach = min(taps - 1, pos[t])
@@ -39,6 +37,12 @@ def causal_conv1d_forward(y: Array, x: Array, weight: Array, pos: Array, work: A
             _forward(y, x, w, t, c, reach, all_lanes())
         if full < channels:
             _forward(y, x, w, t, full, reach, first_lanes(channels - full))
+
+
+def causal_conv1d_forward(y: Array, x: Array, weight: Array, pos: Array, work: Array) -> None:
+    w = work[: weight.size].reshape(weight.shape[::-1])
+    w[...] = weight.T
+    _forward_all(y, x, w, pos)
 
 
 @inlined
@@ -62,16 +66,9 @@ def _backward_taps(dx, w, t, c, ahead, lanes):
 
 
 @kernel
-def causal_conv1d_backward(
-    dx: Array, dweight: Array, dy: Array, x: Array, weight: Array, pos: Array, work: Array
-) -> None:
+def _backward_all(dx, dw, dy, x, w, pos):
     tokens, channels = x.shape
-    taps = weight.shape[1]
-    size = taps * channels
-    w = work[:size].reshape(taps, channels)
-    dw = work[size : 2 * size].reshape(taps, channels)
-    w[:] = weight.T
-    dw[:] = 0
+    taps = w.shape[0]
     full = channels // WIDTH * WIDTH
     tail = first_lanes(channels - full)
     for t in range(tokens):
@@ -88,4 +85,13 @@ def causal_conv1d_backward(
             _backward_taps(dx, w, t, c, ahead, all_lanes())
         if full < channels:
             _backward_taps(dx, w, t, full, ahead, tail)
-    dweight[:] = dw.T
+
+
+def causal_conv1d_backward(
+    dx: Array, dweight: Array, dy: Array, x: Array, weight: Array, pos: Array, work: Array
+) -> None:
+    w, dw = work[: 2 * weight.size].reshape(2, *weight.shape[::-1])
+    w[...] = weight.T
+    dw[...] = 0
+    _backward_all(dx, dw, dy, x, w, pos)
+    dweight[...] = dw.T

@@ -17,9 +17,7 @@ BLOCK = 1024  # elements summed in their own dtype before the sum goes on in flo
 
 
 @kernel
-def squared_norm(x: Array) -> float:
-    """Sum of squares, in float64 over blocks."""
-    flat = x.reshape(-1)
+def _squared_norm(flat):
     result = 0.0
     full = flat.size // WIDTH * WIDTH
     for start in range(0, full, BLOCK):
@@ -31,6 +29,11 @@ def squared_norm(x: Array) -> float:
     for i in range(full, flat.size):
         result += float(flat[i]) * float(flat[i])
     return result
+
+
+def squared_norm(x: Array) -> float:
+    """Sum of squares, in float64 over blocks."""
+    return float(_squared_norm(x.reshape(-1)))
 
 
 @inlined

@@ -69,7 +69,22 @@ def _scaled_A(A2, A_log):
             A2[n, c] = -math.exp(A_log[c, n]) * LOG2E
 
 
+# Whole blocks of channels and the last few are two kernels: most models need only the first.
+
+
 @kernel
+def _forward_blocks(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets):
+    for c in range(0, D.size // WIDTH * WIDTH, WIDTH):
+        _forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets, c, all_lanes())
+
+
+@kernel
+def _forward_rest(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets):
+    c = D.size // WIDTH * WIDTH
+    some = first_lanes(D.size - c)
+    _forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets, c, some)
+
+
 def selective_scan_forward(
     out: Array,
     y: Array,
@@ -85,15 +100,23 @@ def selective_scan_forward(
     work: Array,
 ) -> None:
     channels, states = A_log.shape
-    A2 = work[: states * channels].reshape(states, channels)
-    h = work[states * channels :][: states * WIDTH].reshape(states, WIDTH)
+    A2, h = _parts(work, (states, channels), (states, WIDTH))
     _scaled_A(A2, A_log)
-    full = channels // WIDTH * WIDTH
-    for c in range(0, full, WIDTH):
-        _forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets, c, all_lanes())
-    if full < channels:
-        some = first_lanes(channels - full)
-        _forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets, full, some)
+    arguments = (out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets)
+    if channels >= WIDTH:
+        _forward_blocks(*arguments)
+    if channels % WIDTH:
+        _forward_rest(*arguments)
+
+
+def _parts(work: Array, *shapes: tuple[int, ...]) -> list[Array]:
+    """Arrays of these shapes, one after the other out of `work`."""
+    parts, start = [], 0
+    for shape in shapes:
+        stop = start + math.prod(shape)
+        parts.append(work[start:stop].reshape(shape))
+        start = stop
+    return parts
 
 
 @inlined
@@ -194,6 +217,31 @@ def _store_dA_log(dA_log, dA, A2, c, count):
 
 
 @kernel
+def _backward_blocks(
+    du, dz, ddt, dbc, ddt_bias, dA_log, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
+    hs, decays, dh, dA, dB, dC, offsets,
+):  # fmt: skip
+    for c in range(0, D.size // WIDTH * WIDTH, WIDTH):
+        _backward(
+            du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
+            hs, decays, dh, dB, dC, offsets, c, c == 0, all_lanes(),
+        )  # fmt: skip
+        _store_dA_log(dA_log, dA, A2, c, WIDTH)
+
+
+@kernel
+def _backward_rest(
+    du, dz, ddt, dbc, ddt_bias, dA_log, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
+    hs, decays, dh, dA, dB, dC, offsets,
+):  # fmt: skip
+    c = D.size // WIDTH * WIDTH
+    _backward(
+        du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
+        hs, decays, dh, dB, dC, offsets, c, c == 0, first_lanes(D.size - c),
+    )  # fmt: skip
+    _store_dA_log(dA_log, dA, A2, c, D.size - c)
+
+
 def selective_scan_backward(
     du: Array,
     dz: Array,
@@ -215,32 +263,20 @@ def selective_scan_backward(
     work: Array,
 ) -> None:
     channels, states = A_log.shape
-    A2 = work[: states * channels].reshape(states, channels)
-    size = states * WIDTH
-    rest = work[states * channels :]
-    hs = rest[: (CHUNK + 1) * size].reshape(CHUNK + 1, states, WIDTH)
-    rest = rest[(CHUNK + 1) * size :]
-    decays = rest[: CHUNK * size].reshape(CHUNK, states, WIDTH)
-    rest = rest[CHUNK * size :]
-    dh = rest[:size].reshape(states, WIDTH)
-    dA = rest[size : 2 * size].reshape(states, WIDTH)
-    rows = (states + WIDTH - 1) // WIDTH * WIDTH
-    rest = rest[2 * size :]
-    dB = rest[: rows * WIDTH].reshape(rows, WIDTH)
-    dC = rest[rows * WIDTH : 2 * rows * WIDTH].reshape(rows, WIDTH)
-    dB[:] = 0
-    dC[:] = 0
+    rows = -(-states // WIDTH) * WIDTH
+    one = (states, WIDTH)
+    A2, hs, decays, dh, dA, dB, dC = _parts(
+        work, (states, channels), (CHUNK + 1, *one), (CHUNK, *one), one, one,
+        (rows, WIDTH), (rows, WIDTH),
+    )  # fmt: skip
+    dB[...] = 0  # the rows beyond d_state stay 0
+    dC[...] = 0
     _scaled_A(A2, A_log)
-    full = channels // WIDTH * WIDTH
-    for c in range(0, full, WIDTH):
-        _backward(
-            du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
-            hs, decays, dh, dB, dC, offsets, c, c == 0, all_lanes(),
-        )  # fmt: skip
-        _store_dA_log(dA_log, dA, A2, c, WIDTH)
-    if full < channels:
-        _backward(
-            du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
-            hs, decays, dh, dB, dC, offsets, full, full == 0, first_lanes(channels - full),
-        )  # fmt: skip
-        _store_dA_log(dA_log, dA, A2, full, channels - full)
+    arguments = (
+        du, dz, ddt, dbc, ddt_bias, dA_log, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
+        hs, decays, dh, dA, dB, dC, offsets,
+    )  # fmt: skip
+    if channels >= WIDTH:
+        _backward_blocks(*arguments)
+    if channels % WIDTH:
+        _backward_rest(*arguments)
