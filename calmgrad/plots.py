@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from io import BytesIO
 from itertools import accumulate, pairwise
@@ -516,11 +516,14 @@ DOTS = [[1, 8], [2, 16], [4, 32], [64, 128]]
 END_WIDTH = 8  # columns for the last values
 
 
-def terminal_plot(curves_by_name: Mapping[str, Curves], width: int = 80, height: int = 16) -> str:
+def terminal_plot(
+    curves_by_name: Mapping[str, Curves], width: int = 80, height: int = 16, steps: int = 0
+) -> str:
     """Lines of braille: smoothed training curves, and `o` for evaluations.
 
     Args:
         width, height: columns and lines of the plot, axes included; at least 40 and 6 are used.
+        steps: where the axis of steps ends, if the runs do not go beyond.
 
     At its end each curve has its last value, with several runs preceded by a, b, c … in order.
 
@@ -528,6 +531,7 @@ def terminal_plot(curves_by_name: Mapping[str, Curves], width: int = 80, height:
         ValueError: there is no loss at all.
     """
     shown = limits(curves_by_name)
+    shown = replace(shown, step=max(shown.step, steps))
     rows = max(height, 6) - (2 if shown.above is None else 3)
     space = max(shown.space, tick_space(shown.low, shown.high, rows / 2))
     labels = {

@@ -241,6 +241,9 @@ class _Run:
         if plan.warmup_steps:
             rate += f", warm-up {plan.warmup_steps} and cosine to {plan.min_lr:g}"
         steps = f"{self.course.steps:,} steps in {plan.epochs} epochs"
+        if self.course.steps < sum(self.course.epoch_steps):
+            share = self.course.steps / self.course.epoch_steps[0]
+            steps = f"{self.course.steps:,} steps, {share:.2g} epochs"
         log.info("run      %s, %s, %s, %s, seed %d", steps, batch, c.optimizer, rate, plan.seed)
         log.info("rules    %s: mean over the batch's %ss", trainer.rules.name, trainer.reduction)
         needed = memory.resident() + self._forecast()

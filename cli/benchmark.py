@@ -53,7 +53,7 @@ def command(sizes: tuple[str, ...], seconds: float, threads: int | None, as_json
     with usage_errors():
         about = machine(threads)
     say(f"machine  {about['cpu']}, {about['threads']} thread(s)")
-    say("kernels  compiling for this CPU if that has not been done yet (once, about 20 s)")
+    say("kernels  compiling for this CPU if that has not been done yet (once, about 10 s)")
     rows = []
     for size in [name for name in PRESETS if name in (sizes or PRESETS)]:  # the smallest first
         say(f"size     {size}")

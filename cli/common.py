@@ -32,6 +32,8 @@ def emit(values: dict[str, Any], as_json: bool) -> None:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3e}"
     if isinstance(value, int):

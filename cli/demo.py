@@ -1,10 +1,11 @@
 """calmgrad demo"""
 
+import json
 from typing import TYPE_CHECKING
 
 import click
 
-from calmgrad.cli.common import say, threads_option
+from calmgrad.cli.common import json_option, say, threads_option
 from calmgrad.cli.train import StopSignal
 
 if TYPE_CHECKING:
@@ -20,7 +21,15 @@ LONGEST = 64  # tokens of a completion
 @click.option("--save-dir", help="Where data and run go.  [default: runs/demo-N]")
 @click.option("--force", is_flag=True, help="Use a folder that exists already.")
 @threads_option
-def command(steps: int, seed: int, save_dir: str | None, force: bool, threads: int | None) -> None:
+@json_option
+def command(
+    steps: int,
+    seed: int,
+    save_dir: str | None,
+    force: bool,
+    threads: int | None,
+    as_json: bool,
+) -> None:
     """Train a small model for about a minute, and see what it has learnt.
 
     The data are shell sessions that calmgrad makes up: a user who edits, builds, tests and
@@ -63,14 +72,27 @@ def command(steps: int, seed: int, save_dir: str | None, force: bool, threads: i
     stop.leave_if_caught()
     assert result.before is not None
     after = evaluation.evaluate(result.model, data.load_dataset(paths[1]), threads)
+    completions = [
+        dict(description=p.description, typed=p.typed, completion=complete(result.model, p.tokens))
+        for p in demo.PROMPTS
+    ]
+    if as_json:
+        outcome = {
+            "weights": str(weights),
+            "steps": result.steps,
+            "seconds": round(result.seconds, 3),
+            "bits_per_byte_before": result.before.bits_per_byte,
+            "bits_per_byte_after": after.bits_per_byte,
+            "completions": completions,
+        }
+        print(json.dumps(outcome))
+        return
     say()
-    print(f"trained {result.steps} steps in {training.duration(result.seconds)}")
+    print(f"trained {result.steps:,} steps in {training.duration(result.seconds)}")
     change = f"{result.before.bits_per_byte:.2f} before, {after.bits_per_byte:.2f} after"
     print(f"validation: bits per byte {change}")
-    for prompt in demo.PROMPTS:
-        print(
-            f"\n{prompt.description}\n  $ {prompt.typed}[{complete(result.model, prompt.tokens)}]"
-        )
+    for shown_one in completions:
+        print("\n{description}\n  $ {typed}[{completion}]".format(**shown_one))
     print(f"\nwrote {weights}")
     print(f"next: calmgrad plot {result.run_directory}")
     print(f"      calmgrad evaluate -m {weights} -d {paths[1]}")

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from calmgrad.loop import Report
     from calmgrad.training import Evaluated, Prepared
 
-PLOT_ROWS = 8
+PLOT_ROWS = 9
+NAME_WIDTH = 9  # of the word a line of the log begins with
+PLOT_FROM = 10  # steps: before, there is no curve to see
 REFRESHES = 4  # a second
 
 
@@ -41,10 +43,17 @@ class Panel(logging.Handler):
         self.speed: list[tuple[int, float]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name == "calmgrad.run":
-            self.live.console.print(
-                record.getMessage(), markup=False, highlight=False, soft_wrap=True
-            )
+        if record.name != "calmgrad.run":
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        message = record.getMessage()  # "data     train.ctds: …": a word, then what it says
+        line = Table.grid()
+        line.add_column(width=NAME_WIDTH)
+        line.add_column(overflow="fold")
+        line.add_row(Text(message[:NAME_WIDTH]), Text(message[NAME_WIDTH:]))
+        self.live.console.print(line)
 
     def start(self, prepared: "Prepared") -> None:
         self.prepared = prepared
@@ -80,35 +89,42 @@ class Panel(logging.Handler):
             Text(position, style="bold"),
             Text(ahead),
         )
+        rows = [bar, *self._numbers(report, seconds)]
+        if report.step >= PLOT_FROM or report.step == report.steps:
+            rows.append(Text(self._plot(width), style="cyan"))
         return Box(
-            Group(bar, self._numbers(report, seconds), Text(self._plot(width), style="cyan")),
+            Group(*rows),
             title=Text(f"calmgrad train: {prepared.run_directory}"),
             box=box.ROUNDED,
             width=width + 4,
         )
 
-    def _numbers(self, report: "Report", seconds: float) -> Any:
+    def _numbers(self, report: "Report", seconds: float) -> list[Any]:
         from rich.text import Text
 
         from calmgrad.memory import resident
 
         recent = self.losses[-20:]
-        parts = [("loss ", f"{sum(recent) / len(recent):.4f}")]
+        losses = [("loss ", f"{sum(recent) / len(recent):.4f}")]
         if self.evaluations:
             best = min(e.loss for e in self.evaluations)
-            parts.append(("validation ", f"{self.evaluations[-1].loss:.4f} (best {best:.4f})"))
-        parts += [
+            losses.append(("validation ", f"{self.evaluations[-1].loss:.4f} (best {best:.4f})"))
+        others = [
             ("lr ", f"{report.lr:.2e}"),
             ("gradient ", f"{report.grad_norm:.2f}"),
             ("", f"{sum(t for t, _ in self.speed) / seconds:,.0f} tokens/s"),
             ("", f"{resident() / 1e6:,.0f} MB"),
         ]
-        line = Text()
-        for name, value in parts:
-            line.append(name, style="dim").append(value + "   ")
-        return line
+        lines = []
+        for parts in (losses, others):
+            line = Text()
+            for name, value in parts:
+                line.append(name, style="dim").append(value + "   ")
+            lines.append(line)
+        return lines
 
     def _plot(self, width: int) -> str:
+        assert self.prepared is not None
         from calmgrad.plots import Curves, terminal_plot
 
         steps = range(1, len(self.losses) + 1)
@@ -118,7 +134,7 @@ class Panel(logging.Handler):
             [e.step for e in self.evaluations],
             [e.loss for e in self.evaluations],
         )
-        return terminal_plot({"": curves}, width, PLOT_ROWS)
+        return terminal_plot({"": curves}, width, PLOT_ROWS, self.prepared.steps)
 
 
 LINES = Lines()

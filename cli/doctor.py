@@ -206,7 +206,7 @@ def check_kernel_cache() -> list[Check]:
     older = [folder for folder in FOLDER.parent.glob("kernels-*") if folder != FOLDER]
     text = f"{FOLDER}, writable, {sum(sizes) / 1e6:.1f} MB"
     if not sizes:
-        text += "; empty: the first run compiles for about 20 s"
+        text += "; empty: the first run compiles for about 10 s"
     if older:
         text += f"; beside it {len(older)} of other versions, which may be deleted"
     return [Check("kernel cache", "ok", text)]

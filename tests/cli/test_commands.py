@@ -262,3 +262,9 @@ def test_demo(run: Run, tmp_path: Path) -> None:
     assert "wrote runs/demo-1/model.cwgt" in done.stdout
     assert calmgrad.load_model(tmp_path / "runs/demo-1/model.cwgt").config.d_model == 64
     assert len(calmgrad.load_dataset(tmp_path / "runs/demo-1/train.ctds")) >= 10_000
+    result = json.loads(run("demo", "--steps", 3, "--json").stdout)
+    first, second = ((tmp_path / f"runs/demo-{n}/model.cwgt").read_bytes() for n in (1, 2))
+    assert first == second
+    assert result["weights"] == "runs/demo-2/model.cwgt"
+    assert 7 < result["bits_per_byte_after"] < result["bits_per_byte_before"] < 9
+    assert len(result["completions"]) >= 3
