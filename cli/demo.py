@@ -11,7 +11,7 @@ from calmgrad.cli.train import StopSignal
 if TYPE_CHECKING:
     from calmgrad.model import Model
 
-STEPS = 1200
+STEPS = 1800
 LONGEST = 64  # tokens of a completion
 
 

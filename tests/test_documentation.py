@@ -383,6 +383,6 @@ def test_the_readme_shows_the_recorded_demo() -> None:
     shown = [line for line in tour.text.splitlines() if line]
     begin = next(i for i, line in enumerate(shown) if line.startswith("trained "))
     assert shown[begin:] == last_frame()
-    assert shown[begin].startswith(f"trained {STEPS} steps in ")
+    assert shown[begin].startswith(f"trained {STEPS:,} steps in ")
     assert f"in {STEPS:,} steps" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{STEPS:,} if not given" in sections_of(COMMAND_PAGE)["demo"]
