@@ -1,5 +1,8 @@
 """Which array module and which kernels a tape runs on."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -42,13 +45,31 @@ def _blas() -> Any:
     return ThreadpoolController().select(user_api="blas")
 
 
-def one_blas_thread() -> Any:
-    """A context in which BLAS uses the calling thread alone.
+_lock = threading.Lock()
+_inside = 0  # blocks that want BLAS at one thread
+_limit: Any = None
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """A block in which BLAS uses the calling thread alone.
 
     Shards are the unit of parallel work; and BLAS gives other bytes with another number of
-    threads, so one thread is also what makes runs repeat.
+    threads, so one thread is also what makes runs repeat. The setting is the process's: when
+    several threads are in such blocks, the first in sets it and the last out puts it back.
     """
-    return _blas().limit(limits=1)
+    global _inside, _limit
+    with _lock:
+        if _inside == 0:
+            _limit = _blas().limit(limits=1)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _limit.restore_original_limits()
 
 
 def silent_overflow() -> Any:

@@ -53,6 +53,11 @@ class Dataset:
         return np.asarray(self._order, np.int64)
 
     @property
+    def cmd_positions(self) -> NDArray[np.int64]:
+        """(len,) ATN position of each sequence, in the present order."""
+        return np.asarray(self.sequences.cmd_positions[self._order], np.int64)
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """(len,) number of tokens of each sequence, in the present order."""
         return np.asarray(self.sequences.lengths[self._order], np.int64)

@@ -87,6 +87,8 @@ def initial_weights(config: ModelConfig, seed: int) -> Any:
     """A flat float32 buffer of seeded initial values (FORMATS §1)."""
     import numpy as np
 
+    if seed < 0:
+        raise ValueError(f"seed = {seed}: expected 0 or more")
     rng = np.random.default_rng(seed)
     flat = np.empty(config.param_count, np.float32)
     for entry in layout(config):

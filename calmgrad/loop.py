@@ -52,6 +52,8 @@ class Plan:
                 raise ValueError(f"{name} = {value}: expected 1 or more")
         if not 0 <= self.min_lr < math.inf:
             raise ValueError(f"min_lr = {self.min_lr}: expected 0 or more")
+        if self.warmup_steps and self.min_lr > max(self.lr, 1e-6):
+            raise ValueError(f"min_lr = {self.min_lr:g}: expected at most lr = {self.lr:g}")
 
 
 class Course:
@@ -69,11 +71,12 @@ class Course:
         self._lengths = np.asarray(lengths, np.int64)
         self._epoch = -1
         self._batches: list[NDArray[np.int64]] = []
+        epochs = min(plan.epochs, plan.max_steps or plan.epochs)  # an epoch is a step at least
         if plan.batch_tokens is None:
             batches = -(-self._lengths.size // plan.batch_size)
-            self.epoch_steps = [-(-batches // plan.accumulation)] * plan.epochs
+            self.epoch_steps = [-(-batches // plan.accumulation)] * epochs
         else:  # the order decides how many sequences fit
-            counts = [len(self._epoch_batches(epoch)) for epoch in range(plan.epochs)]
+            counts = [len(self._epoch_batches(epoch)) for epoch in range(epochs)]
             self.epoch_steps = [-(-n // plan.accumulation) for n in counts]
         self.steps = sum(self.epoch_steps)
         if plan.max_steps is not None:

@@ -1,7 +1,10 @@
 """The folder of one run: its settings, its numbers, its log and its weights."""
 
+import fcntl
 import json
 import logging
+import os
+import threading
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,14 +36,26 @@ class RunDirectory:
     """
 
     def __init__(self, chosen: str | None, name: str, force: bool) -> None:
+        self._lock: int | None = None
         try:
             self.path = self._made(Path(chosen), force) if chosen else self._next_free(name)
+            self._take_lock()
         except OSError as error:
             place = chosen or "runs"
             reason = error.strerror or str(error)
             raise UsageError(f"{place}: cannot make the run directory: {reason}") from error
         self._metrics: TextIO | None = None
         self._log: logging.Handler | None = None
+
+    def _take_lock(self) -> None:
+        """One run, one writer: the system frees the lock when the process ends, however."""
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            self._lock = None
+            raise UsageError(f"{self.path}: another run is writing to this directory") from None
 
     @staticmethod
     def _made(path: Path, force: bool) -> Path:
@@ -53,8 +68,6 @@ class RunDirectory:
                 raise UsageError(
                     f"{path}: the run directory is not empty; --force uses it all the same"
                 ) from None
-            for name in (CONFIG, METRICS, LOG, CURVE, WEIGHTS):
-                (path / name).unlink(missing_ok=True)
         return path
 
     @staticmethod
@@ -75,18 +88,26 @@ class RunDirectory:
         return self.path / WEIGHTS
 
     def open(self, config: str) -> None:
-        """Write the settings, and begin metrics and log."""
+        """Write the settings, and begin metrics and log; weights of an earlier run stay."""
+        (self.path / CURVE).unlink(missing_ok=True)
         write_atomic(self.path / CONFIG, [config.encode()])
         try:
             self._metrics = (self.path / METRICS).open("w", encoding="utf-8")
             self._log = logging.FileHandler(self.path / LOG, mode="w", encoding="utf-8")
         except OSError as error:
             raise DiskError(f"{self.path}: cannot be written: {error.strerror}") from error
+        thread = threading.get_ident()  # runs in other threads have logs of their own
+        self._log.addFilter(lambda record: record.thread == thread)
         self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger = logging.getLogger("calmgrad")
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.INFO)
         logger.addHandler(self._log)
+
+    def note(self, text: str) -> None:
+        """Add a line to the log alone."""
+        if self._log is not None:
+            self._log.emit(logging.makeLogRecord({"msg": text, "levelno": logging.INFO}))
 
     def record(self, values: dict[str, Any]) -> None:
         """Add a line to the metrics."""
@@ -113,6 +134,9 @@ class RunDirectory:
             logging.getLogger("calmgrad").removeHandler(self._log)
             self._log.close()
             self._log = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def discard_if_empty(self) -> None:
         """Remove the folder if nothing is in it."""

@@ -167,8 +167,8 @@ class Runner:
     def __init__(
         self, backend: Backend, config: ModelConfig, weights: Array, threads: int | None = None
     ) -> None:
-        self.threads = threads or default_threads()
-        if self.threads < 1:
+        self.threads = default_threads() if threads is None else threads
+        if not isinstance(self.threads, int) or self.threads < 1:
             raise ValueError(f"threads = {threads}: expected 1 or more")
         self._backend, self._config, self._weights = backend, config, weights
         self._workers: list[Worker] = []

@@ -1,6 +1,7 @@
 """The Trainer: steps, accumulation, EWC and contrastive steps on one model (FORMATS §7)."""
 
 import math
+import operator
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -281,6 +282,7 @@ class Trainer:
         Raises:
             IndexError, KeyError: there is no such parameter.
         """
+        self._require_open()
         entries = layout(self.model.config)
         if isinstance(parameter, str):
             entry = next((e for e in entries if e.name == parameter), None)
@@ -352,11 +354,23 @@ class Trainer:
     # --- the rest -----------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to a CWGT file, with EWC data if there are any."""
+        """Write the model to a CWGT file, with EWC data if there are any.
+
+        Raises:
+            DivergedError: a weight is not finite; what was at `path` stays.
+            DiskError: it cannot be written; what was there stays.
+        """
+        if not np.isfinite(self.model.weights).all():
+            raise DivergedError(
+                f"{os.fspath(path)} not written: the last update left weights that are not finite"
+                " (a smaller learning rate may help)"
+            )
         self.model.save(path)
 
     def close(self) -> None:
         """Free gradients, moments and worker memory; the model stays usable."""
+        if self._closed:
+            return
         self.runner.close()
         self._closed = True
         self._grads = np.zeros(0, np.float32)
@@ -366,8 +380,7 @@ class Trainer:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if not self._closed:
-            self.close()
+        self.close()
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -387,7 +400,8 @@ class Trainer:
         pairs = zip(sequences, cmd_positions, strict=True)
         config = self.model.config
         return [
-            checked_sequence(s, int(c), config, f"sequence {i}") for i, (s, c) in enumerate(pairs)
+            checked_sequence(s, operator.index(c), config, f"sequence {i}")
+            for i, (s, c) in enumerate(pairs)
         ]
 
     def _checked(

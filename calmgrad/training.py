@@ -18,7 +18,7 @@ from calmgrad.continual import OnlineEWC
 from calmgrad.data import Dataset, load_dataset
 from calmgrad.errors import CalmgradError, DiskError, FileError, UsageError
 from calmgrad.evaluation import evaluate
-from calmgrad.formats.files import read_file, write_atomic
+from calmgrad.formats.files import open_source, read_file, write_atomic
 from calmgrad.loop import Course, Plan, Report, fit
 from calmgrad.model import Model, load_model, new_model
 from calmgrad.rundir import RunDirectory
@@ -103,7 +103,7 @@ class Result:
 
 
 def train(
-    config: TrainConfig | Mapping[str, Any] | None = None,
+    config: TrainConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     *,
     on_start: Callable[[Prepared], object] | None = None,
     on_step: Callable[[Report], object] | None = None,
@@ -116,7 +116,8 @@ def train(
     """Train as `calmgrad train` does: `calmgrad.train(dataset="train.ctds", size="nano")`.
 
     Args:
-        config: the settings (docs/configuration.md), or a mapping of them; `keys` go before it.
+        config: the settings (docs/configuration.md), a mapping of them, or a file that holds
+            them; `keys` go before it.
         on_start: called before the first step.
         on_step: called after each update.
         on_epoch: called at the end of each epoch.
@@ -132,8 +133,16 @@ def train(
 
     Says what it does through the loggers "calmgrad.run" and "calmgrad.progress".
     """
-    given = config if isinstance(config, TrainConfig) else settings.from_mapping(config or {})
-    given = settings.merge(settings.from_mapping(keys), given, settings.environment())
+    notes: list[str] = []
+    if isinstance(config, str | os.PathLike):
+        given, notes = settings.read_config(config)
+    elif isinstance(config, TrainConfig):
+        given = config
+    else:
+        given = settings.from_mapping(_plain(config or {}))
+    given = settings.merge(settings.from_mapping(_plain(keys)), given, settings.environment())
+    for note in notes:
+        log.info("note     %s", note)
     calls = _Calls(on_start, on_step, on_epoch, on_eval, on_checkpoint, should_stop)
     return _Run(given, calls).train()
 
@@ -160,16 +169,18 @@ class _Run:
             self.config = c = settings.resolve(given, new_model=self.source is None)
             self.plan = _plan(c)
         self.output = c.output or self.source
-        if self.output is not None:
-            check_folder(Path(self.output))
         assert c.dataset is not None
+        if self.output is not None:
+            check_output(Path(self.output), c.dataset, c.val_dataset)
         self.dataset = load_kept(c.dataset, self.model.config.l_max, "train on")
         self.validation = None
         if c.val_dataset:
             self.validation = load_kept(c.val_dataset, self.model.config.l_max, "validate on")
         self.course = Course(self.plan, self.dataset.lengths)
         with _usage_errors():
-            self.trainer = _trainer(self.model, c)
+            # Online EWC sets the strength itself.
+            self.trainer = _trainer(self.model, msgspec.structs.replace(c, ewc_lambda=0.0)
+                                    if c.continual else c)  # fmt: skip
         self.online = OnlineEWC(self.trainer, c.continual, self.plan.seed) if c.continual else None
         self.before: Evaluated | None = None
         self.best: Evaluated | None = None
@@ -197,12 +208,12 @@ class _Run:
             self.lines: list[Report] = []
             renew = None if self.online is None else self.online.after_update
             done = fit(self.trainer, self.dataset, self.course, self._after_step, self._stop, renew)
-            if self.best_weights is not None:
+            if self.best_weights is not None and self.stopped != "signal":
                 self.model.weights[...] = self.best_weights
             weights = self._save()
             self.directory.draw(f"{size_name(self.model.config)}: loss")
         except CalmgradError as error:
-            log.info("ended    %s", error)
+            self.directory.note(f"ended    {error}")
             raise
         finally:
             for reporter in getattr(self, "reporters", []):
@@ -246,6 +257,18 @@ class _Run:
             steps = f"{self.course.steps:,} steps, {share:.2g} epochs"
         log.info("run      %s, %s, %s, %s, seed %d", steps, batch, c.optimizer, rate, plan.seed)
         log.info("rules    %s: mean over the batch's %ss", trainer.rules.name, trainer.reduction)
+        if self.online is not None:
+            log.info(
+                "ewc      online: every %d steps from %d of the last %d batches, strength %g",
+                self.online.every, self.online.batches, self.online.buffer.maxlen,
+                self.trainer.ewc_lambda,
+            )  # fmt: skip
+        elif c.ewc_lambda:
+            log.info("ewc      strength %g", c.ewc_lambda)
+        if self.validation is None and (c.eval_every or c.patience):
+            log.info("note     eval_every and patience have no effect without a val_dataset")
+        if plan.warmup_steps >= self.course.steps:
+            log.info("note     the warm-up is as long as the run: the rate never reaches lr")
         needed = memory.resident() + self._forecast()
         threads = f"{trainer.threads} thread{'s' * (trainer.threads > 1)}"
         log.info("memory   about %.0f MB, %s", needed / 1e6, threads)
@@ -326,6 +349,8 @@ class _Run:
                       " (best so far)" if best and step else "")  # fmt: skip
         if best:
             self.best, self.best_weights, self.misses = evaluated, self.model.weights.copy(), 0
+            if step and step < self.course.steps:  # should the machine stop, this much is safe
+                self._save_best()
         else:
             self.misses += 1
             if self.config.patience and self.misses >= self.config.patience:
@@ -341,20 +366,25 @@ class _Run:
                 if name not in ("step", "epoch") and value is not None:
                     reporter.add_scalar(name, value, values["step"])
 
+    def _save_best(self) -> None:
+        path = self.directory.weights
+        if self.source is None or path.resolve() != Path(self.source).resolve():
+            self.trainer.save(path)
+            if self.calls.checkpoint is not None:
+                self.calls.checkpoint(path)
+
     def _save(self) -> list[Path]:
-        written = [self.directory.weights]
-        self.trainer.save(self.directory.weights)
+        targets = [self.directory.weights]
         if self.output is not None and self.stopped != "signal":
-            target = Path(self.output)
-            if self.source is not None and target == Path(self.source):
-                keep_old(target)
-            self.trainer.save(target)
-            written.append(target)
-        for path in written:
+            targets.append(Path(self.output))
+        for path in targets:
+            if self.source is not None and path.resolve() == Path(self.source).resolve():
+                keep_old(path)
+            self.trainer.save(path)
             log.info("saved    %s", path)
             if self.calls.checkpoint is not None:
                 self.calls.checkpoint(path)
-        return written
+        return targets
 
 
 # --- parts ------------------------------------------------------------------------------------
@@ -416,17 +446,30 @@ def load_kept(path: str | Path, l_max: int, purpose: str) -> Dataset:
         raise FileError(
             f"{path}: nothing to {purpose}: all {len(dataset):,} sequences are {left_out}"
         )
+    if not ((kept.lengths - 1) > kept.cmd_positions).any():
+        raise FileError(f"{path}: nothing to {purpose}: no sequence has a target after its ATN")
     note = f"; left out {sum(reasons.values()):,} ({left_out})" if reasons else ""
     tokens = int(kept.lengths.sum())
     log.info("data     %s: %s sequences, %s tokens%s", path, f"{len(kept):,}", f"{tokens:,}", note)
     return kept
 
 
-def check_folder(output: Path) -> None:
-    """Refuse a place for the finished weights before training, not after."""
+def check_output(output: Path, *data: str | None) -> None:
+    """Refuse a place for the finished weights before training, not after.
+
+    Raises:
+        DiskError: it cannot be written.
+        UsageError: something else than a model would be overwritten.
+    """
+    if any(path is not None and output.resolve() == Path(path).resolve() for path in data):
+        raise UsageError(f"{output}: the weights would replace the data set")
     folder = output.resolve().parent
     if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise DiskError(f"{output}: cannot be written: expected a file in a writable folder")
+    if output.exists():
+        with open_source(output) as source:
+            if source.size and source.read(min(4, source.size)) != b"CWGT":
+                raise UsageError(f"{output}: exists and is no CWGT file; it is not replaced")
 
 
 def keep_old(path: Path) -> None:
@@ -434,6 +477,7 @@ def keep_old(path: Path) -> None:
     backup = path.with_name(path.name + ".bak")
     if path.exists() and not backup.exists():
         write_atomic(backup, [read_file(path)])
+        backup.chmod(path.stat().st_mode & 0o777)
         log.info("kept     the model as it was: %s", backup)
 
 
@@ -449,7 +493,12 @@ def kernels_are_compiled() -> bool:
     """Whether the cache holds kernels for this version; False where there is no cache."""
     from calmgrad.kernels.cpu.compile import FOLDER
 
-    return FOLDER is not None and any(FOLDER.rglob("*.nbi"))
+    return FOLDER is not None and any(FOLDER.rglob("*._backward_blocks-*.nbi"))
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy's numbers as Python's own."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
 
 
 def _plan(c: TrainConfig) -> Plan:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def say(message: str = "") -> None:
-    """Talk to the user, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Talk to the user, on stderr; nothing that fails when nobody is there any more."""
+    with suppress(OSError, ValueError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def emit(values: dict[str, Any], as_json: bool) -> None:

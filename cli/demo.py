@@ -39,7 +39,9 @@ def command(
     from calmgrad import data, demo, evaluation, rundir, training
     from calmgrad.cli.display import display
 
-    folder = rundir.RunDirectory(save_dir, "demo", force).path
+    directory = rundir.RunDirectory(save_dir, "demo", force)
+    directory.close()  # the run itself takes it over
+    folder = directory.path
     say("demo     making up shell sessions")
     parts = demo.demo_data(seed)
     paths = [folder / "train.ctds", folder / "validation.ctds"]

@@ -4,8 +4,10 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+
+from calmgrad.cli.common import say
 
 if TYPE_CHECKING:
     from calmgrad.loop import Report
@@ -21,7 +23,7 @@ class Lines(logging.Handler):
     """Log lines on stderr; the other methods have nothing to add."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr, flush=True)
+        say(record.getMessage())
 
     def start(self, prepared: "Prepared") -> None: ...
 
@@ -53,7 +55,8 @@ class Panel(logging.Handler):
         line.add_column(width=NAME_WIDTH)
         line.add_column(overflow="fold")
         line.add_row(Text(message[:NAME_WIDTH]), Text(message[NAME_WIDTH:]))
-        self.live.console.print(line)
+        with suppress(OSError):  # the terminal has gone: the run goes on
+            self.live.console.print(line)
 
     def start(self, prepared: "Prepared") -> None:
         self.prepared = prepared
@@ -182,4 +185,5 @@ def display() -> Iterator[Lines | Panel]:
         logger.removeHandler(panel)
         logger.addHandler(LINES)
         if live.is_started:
-            live.stop()
+            with suppress(OSError):
+                live.stop()

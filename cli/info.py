@@ -30,9 +30,10 @@ def command(path: str, as_json: bool) -> None:
         print(f"{'parameter':<34} {'shape':>12} {'mean':>11} {'std':>10} {'min':>10} {'max':>10}")
         for name, row in tables.items():
             shape = " x ".join(str(n) for n in row["shape"])
-            numbers = (
-                f"{row['mean']:11.3e} {row['std']:10.3e} {row['min']:10.3f} {row['max']:10.3f}"
-            )
+            numbers = "no finite value"
+            if row["mean"] is not None:
+                numbers = f"{row['mean']:11.3e} {row['std']:10.3e} {row['min']:10.3f}"
+                numbers += f" {row['max']:10.3f}"
             print(f"{name:<34} {shape:>12} {numbers}")
 
 

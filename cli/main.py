@@ -1,6 +1,8 @@
 """`calmgrad`: finds the command, loads it, and turns errors into one line and an exit code."""
 
+import errno
 import os
+import signal
 import sys
 import warnings
 from importlib import import_module
@@ -10,8 +12,9 @@ from typing import Any
 import click
 
 from calmgrad import __version__, blas
+from calmgrad.cli.common import say
 from calmgrad.cli.display import log_to_stderr
-from calmgrad.errors import CalmgradError, OutOfMemoryError
+from calmgrad.errors import CalmgradError, DiskError, OutOfMemoryError
 
 # Command -> what `--help` says of it. The code is calmgrad.cli.<command>, its `command`.
 COMMANDS = {
@@ -65,7 +68,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _error(message: object) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}")
 
 
 def main() -> None:
@@ -78,13 +81,17 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a plot must not fail where UTF-8 is not spoken
             stream.reconfigure(errors="backslashreplace")
+    # A reader of our output that has had enough ends us quietly; `train` sees to it itself.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         code = cli.main(prog_name="calmgrad", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except click.Abort:
-        print("interrupted", file=sys.stderr)
+    except (click.Abort, KeyboardInterrupt):
+        _error("interrupted")
         code = 130
     except CalmgradError as error:
         _error(error)
@@ -92,7 +99,10 @@ def main() -> None:
     except MemoryError as error:
         _error(f"out of memory: {error}" if str(error) else "out of memory")
         code = OutOfMemoryError.exit_code
-    except BrokenPipeError:  # the reader of our output has gone
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EFBIG):
+            raise
+        _error(f"the results cannot be written: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+        code = DiskError.exit_code
     sys.exit(code if isinstance(code, int) else 0)

@@ -4,7 +4,9 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
+from shlex import quote
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -159,7 +161,8 @@ def _json_event(name: str, wanted: bool) -> Callable[[Any], object]:
 
     def emit(report: Any) -> None:
         if wanted:
-            print(json.dumps({"event": name, **asdict(report)}), flush=True)
+            with suppress(BrokenPipeError):  # the reader has gone: the run goes on
+                print(json.dumps({"event": name, **asdict(report)}), flush=True)
 
     return emit
 
@@ -195,13 +198,14 @@ def _say_end(result: "Result", summary: dict[str, Any]) -> None:
     say(f"trained  {result.steps:,} steps in {duration(result.seconds)}: {loss}")
     if result.before is not None and result.best is not None:
         change = f"{result.before.loss:.4f} before, {result.best.loss:.4f} at its best"
-        say(f"         validation loss {change}: the weights of step {result.best.step:,}")
+        saved = "" if result.stopped == "signal" else ": these weights are saved"
+        say(f"         validation loss {change} (step {result.best.step:,}){saved}")
     if result.stopped == "patience":
         say("         ended early: no new best validation for as long as patience allows")
     if result.stopped == "signal":
         say(f"stopped  the weights so far are in {result.weights[0]}")
-    say(f"look     calmgrad plot {result.run_directory}")
-    say(f"next     calmgrad evaluate -m {result.weights[0]} -d DATA.ctds")
+    say(f"look     calmgrad plot {quote(str(result.run_directory))}")
+    say(f"next     calmgrad evaluate -m {quote(str(result.weights[0]))} -d DATA.ctds")
 
 
 class StopSignal:
@@ -213,6 +217,8 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         self._before = {number: signal.signal(number, self._catch) for number in SIGNALS}
+        if hasattr(signal, "SIGPIPE"):  # a run does not end because nobody reads its talk
+            self._before[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         return self
 
     def __exit__(self, *exc: object) -> None:

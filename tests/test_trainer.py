@@ -225,6 +225,7 @@ def test_bad_batches(sequences: list[Any], positions: list[int], message: str) -
         ({"optimizer": "lion"}, "optimizer 'lion'"),
         ({"device": "tpu"}, "device 'tpu'"),
         ({"threads": -2}, "threads = -2"),
+        ({"threads": 0}, "threads = 0"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -368,6 +369,9 @@ def test_a_closed_trainer_says_so() -> None:
     model = small()
     trainer = calmgrad.Trainer(model)
     trainer.close()
+    trainer.close()
+    with pytest.raises(CalmgradError, match="the trainer is closed"):
+        trainer.get_grad(0)
     with pytest.raises(CalmgradError, match="the trainer is closed"):
         trainer.step(*batch())
     assert model.loss([65, 66]) > 0
@@ -388,3 +392,32 @@ def test_after_the_first_step_nothing_is_allocated() -> None:
             b.ctypes.data for b in tape.values._blocks + tape.pool.arena._blocks
         ]
         assert len(addresses) >= 2
+
+
+def test_blas_is_put_back_by_the_last_one_out() -> None:
+    from threadpoolctl import threadpool_info
+
+    from calmgrad.backend import one_blas_thread
+
+    def counts() -> set[int]:
+        return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
+
+    before = counts()
+    first, second = one_blas_thread(), one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert counts() == {1}
+    second.__exit__(None, None, None)
+    assert counts() == before
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    model = small()
+    with calmgrad.Trainer(model) as trainer:
+        trainer.save(tmp_path / "m.cwgt")
+        before = (tmp_path / "m.cwgt").read_bytes()
+        model.weights[7] = np.inf
+        with pytest.raises(DivergedError, match="not written"):
+            trainer.save(tmp_path / "m.cwgt")
+    assert (tmp_path / "m.cwgt").read_bytes() == before

@@ -142,6 +142,62 @@ def test_should_stop_saves_and_ends() -> None:
     assert Path("m.cwgt").read_bytes() == before  # an unfinished run replaces nothing
 
 
+def test_a_stopped_run_keeps_its_last_weights() -> None:
+    """Not the best evaluated ones: they may be those of step 0."""
+    reports: list[Report] = []
+    result = calmgrad.train(
+        KEYS, val_dataset="val.ctds", on_step=reports.append,
+        should_stop=lambda: len(reports) == 5,
+    )  # fmt: skip
+    assert result.best is not None
+    assert result.best.step == 0
+    five = calmgrad.train(KEYS, max_steps=16, should_stop=lambda: len(reports) >= 5)
+    saved = calmgrad.load_model(result.weights[0])
+    assert np.array_equal(saved.weights, result.model.weights)
+    start = calmgrad.new_model(d_model=16, n_layers=1, domain="shell").weights
+    assert not np.array_equal(saved.weights, start)
+    assert five.steps == 1
+
+
+def test_the_best_weights_so_far_are_on_disk() -> None:
+    steps: list[int] = []
+    saved: list[tuple[int, Path]] = []
+    calmgrad.train(
+        KEYS, val_dataset="val.ctds", eval_every=4, on_step=lambda r: steps.append(r.step),
+        on_checkpoint=lambda path: saved.append((len(steps), path)),
+    )  # fmt: skip
+    assert saved[0][0] == 4
+    assert len({path for _, path in saved}) == 1
+
+
+def test_the_log_tells_all_and_only_of_its_run() -> None:
+    import threading
+
+    results: list[Result] = []
+
+    def run(name: str) -> None:
+        results.append(calmgrad.train(KEYS, save_dir=name, threads=1))
+
+    threads = [threading.Thread(target=run, args=(f"r{n}",)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    weights = {result.weights[0].read_bytes() for result in results}
+    assert len(weights) == 1  # and BLAS had one thread all the time
+    for result in results:
+        text = (result.run_directory / "train.log").read_text()
+        assert text.count("step 16/16") == 1
+
+
+def test_numbers_and_files_as_they_come(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(
+        'model = "new"\nd_model = 16\nn_layers = 1\ndataset = "train.ctds"\nmax_steps = 2\n'
+    )
+    result = calmgrad.train("run.toml", batch_size=np.int64(4), lr=np.float32(0.5))
+    assert result.steps == 2
+
+
 def test_divergence_leaves_no_weights() -> None:
     with pytest.raises(DivergedError):
         calmgrad.train(KEYS, lr=1e30, warmup_steps=0, save_dir="r", output="out.cwgt")

@@ -23,11 +23,13 @@ def _cache_folder() -> Path | None:
     root = Path(chosen) if chosen else platformdirs.user_cache_path("calmgrad", appauthor=False)
     folder = root / f"kernels-{digest.hexdigest()[:16]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)  # `parents` alone get the umask's
+        folder.mkdir(exist_ok=True, mode=0o700)
         # Owned by someone else or open to others: their pickles would run as this user.
-        status = folder.stat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o022:
-            return None
+        for place in (root, folder):
+            status = place.stat()
+            if status.st_uid != os.getuid() or status.st_mode & 0o022:
+                return None
         probe = folder / f".write-{os.getpid()}"
         probe.touch()
         probe.unlink()

@@ -105,7 +105,7 @@ def test_fine_tuning_replaces_the_model_and_keeps_the_old_one(
     first = model.read_bytes()
     done = run("train", "-m", model, "-d", dataset, "--max-steps", 2)
     assert "lr 5e-05" in done.stderr
-    assert "in 3 epochs, batches of 8" in done.stderr
+    assert "2 steps, 0.25 epochs, batches of 8" in done.stderr
     second = model.read_bytes()
     assert second != first
     assert (tmp_path / "m.cwgt.bak").read_bytes() == first
@@ -182,6 +182,78 @@ def test_a_signal_saves_and_leaves(
     calmgrad.load_model(tmp_path / "runs" / "custom-1" / "model.cwgt")
 
 
+def test_an_own_run_directory_loses_nothing(run: Run, dataset: Path, tmp_path: Path) -> None:
+    """Going on in the directory the model came from: `--force` deletes no weights."""
+    run("train", "-d", dataset, *SMALL, "--max-steps", 2, "--save-dir", "r")
+    model = tmp_path / "r" / "model.cwgt"
+    model.chmod(0o640)
+    before = model.read_bytes()
+    again = ["train", "-m", model, "-d", dataset, "--save-dir", "r", "--force"]
+    run(*again, "--lr", "1e30", code=4)
+    assert model.read_bytes() == before
+    run(*again, "--max-steps", 1)
+    assert model.read_bytes() != before
+    backup = tmp_path / "r" / "model.cwgt.bak"
+    assert backup.read_bytes() == before
+    assert backup.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_backup_however_the_output_is_spelled(run: Run, dataset: Path, tmp_path: Path) -> None:
+    calmgrad.new_model(d_model=16, n_layers=1).save(tmp_path / "m.cwgt")
+    before = (tmp_path / "m.cwgt").read_bytes()
+    run("train", "-m", tmp_path / "m.cwgt", "-d", dataset, "--max-steps", 1, "-o", "./m.cwgt")
+    assert (tmp_path / "m.cwgt.bak").read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_not_saved(run: Run, dataset: Path, tmp_path: Path) -> None:
+    arguments = ["--lr", "1e39", "--warmup-steps", 0, "--max-steps", 1, "--save-dir", "r"]
+    done = run("train", "-d", dataset, *SMALL, *arguments, code=4)
+    assert "not finite" in done.stderr
+    assert not (tmp_path / "r" / "model.cwgt").exists()
+
+
+def test_one_run_one_writer(run: Run, dataset: Path, tmp_path: Path) -> None:
+    from calmgrad.rundir import RunDirectory
+
+    first = RunDirectory(str(tmp_path / "r"), "x", False)
+    second = ["train", "-d", dataset, *SMALL, "--max-steps", 1, "--save-dir", "r", "--force"]
+    assert "another run is writing" in run(*second, code=2).stderr
+    first.close()
+    run(*second)
+
+
+def test_the_reader_of_a_command_may_leave(dataset: Path, tmp_path: Path) -> None:
+    calmgrad.new_model(d_model=16, n_layers=1).save(tmp_path / "m.cwgt")
+    python = f"{sys.executable} -m calmgrad.cli"
+    script = f"{python} info m.cwgt | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() in ("141", "0")  # 0: all was written before the reader left
+    assert done.stderr == ""
+    arguments = " ".join(map(str, ["train", "-d", dataset, *SMALL, "-e", 2]))
+    done = subprocess.run(
+        ["bash", "-c", f"{python} {arguments} 2>&1 | head -n 2"],
+        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True,
+    )  # fmt: skip
+    assert "Traceback" not in done.stdout + done.stderr
+    calmgrad.load_model(tmp_path / "runs" / "custom-1" / "model.cwgt")  # it trained to its end
+
+
+def test_a_full_device_is_told(dataset: Path, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    command = [sys.executable, "-m", "calmgrad.cli", "info", str(dataset)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 5
+    assert "error: the results cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 BAD_CALLS = [
     (["trian"], 2, "Did you mean 'train'?"),
     (["train", "--lerning-rate", "1"], 2, "No such option"),
@@ -218,6 +290,7 @@ def test_bad_calls_say_what_is_wrong(
     model.parameters["blocks.0.mixer.D"][3] = np.nan
     model.save(tmp_path / "nan.cwgt")
     calmgrad.write_dataset(tmp_path / "short.ctds", [[65, 66]], [0])
+    calmgrad.write_dataset(tmp_path / "mute.ctds", [[65, 66, 67, 259]], [3])
     (tmp_path / "text.txt").write_text("hello")
     (tmp_path / "empty").touch()
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
@@ -232,6 +305,9 @@ def test_nan_weights_can_be_looked_at(run: Run, tmp_path: Path) -> None:
     model.weights[:3] = np.nan
     model.save(tmp_path / "nan.cwgt")
     assert json.loads(run("info", "nan.cwgt", "--json").stdout)["not_finite"] == 3
+    model.weights[:] = np.inf
+    model.save(tmp_path / "inf.cwgt")
+    assert "no finite value" in run("info", "inf.cwgt").stdout
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
