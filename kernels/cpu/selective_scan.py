@@ -13,7 +13,7 @@ from calmgrad.kernels.cpu.simd import (
     WIDTH,
     all_lanes,
     constant,
-    exp2,
+    exp2_of_negative,
     first_lanes,
     load,
     row_totals,
@@ -53,7 +53,7 @@ def _forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets, c, l
             drive = step * x
             total = skip * x
             for n in range(states):
-                state = exp2(step * load(A2, (n, c), lanes)) * load(h, (n, 0), every)
+                state = exp2_of_negative(step * load(A2, (n, c), lanes)) * load(h, (n, 0), every)
                 state += drive * splat(bc, (t, n))
                 store(h, (n, 0), state, every)
                 total += state * splat(bc, (t, states + n))
@@ -129,7 +129,7 @@ def _recompute(hs, decays, dt, u, bc, A2, start, stop, c, lanes):
         step = load(dt, (t, c), lanes)
         drive = step * load(u, (t, c), lanes)
         for n in range(states):
-            decay = exp2(step * load(A2, (n, c), lanes))
+            decay = exp2_of_negative(step * load(A2, (n, c), lanes))
             store(decays, (q, n, 0), decay, every)
             state = decay * load(hs, (q, n, 0), every) + drive * splat(bc, (t, n))
             store(hs, (q + 1, n, 0), state, every)

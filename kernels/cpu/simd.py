@@ -139,14 +139,17 @@ def _exp2_coefficients(degree: int) -> list[float]:
     return [float(c) * 2.0**k for k, c in enumerate(powers)]
 
 
-def _exp2_parts(builder: Any, f: _Float, x: Any) -> tuple[Any, Any]:
+def _exp2_parts(builder: Any, f: _Float, x: Any, negative: bool = False) -> tuple[Any, Any]:
     """2^x = scale * (1 + q): q a polynomial of the fraction, scale a power of two.
+
+    `negative`: x is known to be at most 0, and needs no upper bound.
 
     Written so that NaN stays NaN (an ordered comparison keeps it, and no float becomes an int).
     """
     low, high = f.constant(f.lowest_exponent), f.constant(-f.lowest_exponent)
     x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
-    x = builder.select(builder.fcmp_ordered(">", x, high), high, x)
+    if not negative:
+        x = builder.select(builder.fcmp_ordered(">", x, high), high, x)
     shifted = builder.fadd(x, f.constant(f.magic))
     fraction = builder.fsub(x, builder.fsub(shifted, f.constant(f.magic)))
     poly = _polynomial(builder, f, fraction, _exp2_coefficients(f.exp2_degree))
@@ -320,7 +323,23 @@ def exp2(typingctx, x):
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         f = _float_of(sig.return_type)
         q, exponent = _exp2_parts(builder, f, args[0])
-        return _scaled(builder, f, builder.fadd(q, f.constant(1.0)), exponent)
+        one_plus_q = builder.fadd(q, f.constant(1.0), flags=("contract",))
+        return _scaled(builder, f, one_plus_q, exponent)
+
+    return x(x), code
+
+
+@intrinsic
+def exp2_of_negative(typingctx, x):
+    """2^x for x <= 0, an instruction cheaper: the decays of the scan, of which there are most."""
+    if not isinstance(x, Lanes):
+        return None
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        f = _float_of(sig.return_type)
+        q, exponent = _exp2_parts(builder, f, args[0], negative=True)
+        one_plus_q = builder.fadd(q, f.constant(1.0), flags=("contract",))
+        return _scaled(builder, f, one_plus_q, exponent)
 
     return x(x), code
 
