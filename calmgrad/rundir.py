@@ -4,7 +4,9 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,6 +39,7 @@ class RunDirectory:
 
     def __init__(self, chosen: str | None, name: str, force: bool) -> None:
         self._lock: int | None = None
+        self._made_here = chosen is None or not Path(chosen).exists()
         try:
             self.path = self._made(Path(chosen), force) if chosen else self._next_free(name)
             self._take_lock()
@@ -87,8 +90,12 @@ class RunDirectory:
         """Where the finished weights go."""
         return self.path / WEIGHTS
 
-    def open(self, config: str) -> None:
-        """Write the settings, and begin metrics and log; weights of an earlier run stay."""
+    def open(self, config: str, said: Iterable[logging.LogRecord] = ()) -> None:
+        """Write the settings, and begin metrics and log; weights of an earlier run stay.
+
+        Args:
+            said: what was logged before there was a folder.
+        """
         (self.path / CURVE).unlink(missing_ok=True)
         write_atomic(self.path / CONFIG, [config.encode()])
         try:
@@ -99,10 +106,9 @@ class RunDirectory:
         thread = threading.get_ident()  # runs in other threads have logs of their own
         self._log.addFilter(lambda record: record.thread == thread)
         self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        logger = logging.getLogger("calmgrad")
-        if logger.level == logging.NOTSET:
-            logger.setLevel(logging.INFO)
-        logger.addHandler(self._log)
+        for record in said:
+            self._log.handle(record)
+        logging.getLogger("calmgrad").addHandler(self._log)
 
     def note(self, text: str) -> None:
         """Add a line to the log alone."""
@@ -138,7 +144,7 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = None
 
-    def discard_if_empty(self) -> None:
-        """Remove the folder if nothing is in it."""
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
+    def discard(self) -> None:
+        """Remove the folder, if this run made it: nothing has come of the run."""
+        if self._made_here:
+            shutil.rmtree(self.path, ignore_errors=True)

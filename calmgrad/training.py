@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,22 @@ def train(
 
     Says what it does through the loggers "calmgrad.run" and "calmgrad.progress".
     """
+    calls = _Calls(on_start, on_step, on_epoch, on_eval, on_checkpoint, should_stop)
+    logger = logging.getLogger("calmgrad")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    early = MemoryHandler(1000, flushLevel=logging.CRITICAL)
+    logger.addHandler(early)
+    try:
+        return _Run(_given(config, keys), calls, early).train()
+    finally:
+        logger.removeHandler(early)
+
+
+def _given(
+    config: TrainConfig | Mapping[str, Any] | str | os.PathLike[str] | None, keys: dict[str, Any]
+) -> TrainConfig:
+    """What keys, config and environment say, the first of them first."""
     notes: list[str] = []
     if isinstance(config, str | os.PathLike):
         given, notes = settings.read_config(config)
@@ -143,8 +160,7 @@ def train(
     given = settings.merge(settings.from_mapping(_plain(keys)), given, settings.environment())
     for note in notes:
         log.info("note     %s", note)
-    calls = _Calls(on_start, on_step, on_epoch, on_eval, on_checkpoint, should_stop)
-    return _Run(given, calls).train()
+    return given
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +178,9 @@ class _Calls:
 class _Run:
     """One run: its model, data, trainer and folder."""
 
-    def __init__(self, given: TrainConfig, calls: _Calls) -> None:
+    def __init__(self, given: TrainConfig, calls: _Calls, early: MemoryHandler) -> None:
         self.calls = calls
+        self.early = early
         with _usage_errors():
             self.model, self.source = start_model(given)
             self.config = c = settings.resolve(given, new_model=self.source is None)
@@ -199,7 +216,8 @@ class _Run:
         try:
             # Where the run stands is no setting of it: the file may serve another run.
             kept = msgspec.structs.replace(self.config, save_dir=None, force=None)
-            self.directory.open(settings.to_toml(kept))
+            self.directory.open(settings.to_toml(kept), self.early.buffer)
+            self.early.setLevel(logging.CRITICAL)
             self.reporters = _reporters(self.config, self.directory.path)
             self._load_kernels()
             self._say_plan()
@@ -220,6 +238,8 @@ class _Run:
                 reporter.close()
             self.directory.close()
             self.trainer.close()
+            if not self.losses:  # it ended before its first step
+                self.directory.discard()
         tenth = max(1, len(self.losses) // 10)
         return Result(
             model=self.model,

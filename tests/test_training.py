@@ -188,6 +188,7 @@ def test_the_log_tells_all_and_only_of_its_run() -> None:
     for result in results:
         text = (result.run_directory / "train.log").read_text()
         assert text.count("step 16/16") == 1
+        assert text.count("model    new") == text.count("60 sequences") == 1
 
 
 def test_numbers_and_files_as_they_come(tmp_path: Path) -> None:
@@ -260,6 +261,18 @@ def test_bad_settings(keys: dict[str, Any], message: str, monkeypatch: pytest.Mo
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
     with pytest.raises(UsageError, match=message):
         calmgrad.train({**KEYS, **keys})
+
+
+def test_a_failed_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    with pytest.raises(UsageError, match="tensorboard"):
+        calmgrad.train(KEYS, save_dir="new", report_to=["tensorboard"])
+    assert not Path("new").exists()
+    Path("old").mkdir()
+    Path("old/notes.txt").touch()
+    with pytest.raises(UsageError, match="tensorboard"):
+        calmgrad.train(KEYS, save_dir="old", force=True, report_to=["tensorboard"])
+    assert Path("old/notes.txt").exists()
 
 
 @pytest.mark.parametrize("sizes", [{}, {"d_model": 96, "n_layers": 5, "ffn_expand": 3}])
