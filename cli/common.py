@@ -60,14 +60,14 @@ def data_folder() -> Path:
 
 def load_kept(path: str | Path, l_max: int, purpose: str) -> "Dataset":
     """The sequences of a data set a model can take; says how many were left out and why."""
-    from calmgrad.training import load_kept
+    from calmgrad.starting import load_kept
 
     return load_kept(path, l_max, purpose)
 
 
 def size_name(config: Any) -> str:
     """The preset of these sizes, or "custom"."""
-    from calmgrad.training import size_name
+    from calmgrad.starting import size_name
 
     return size_name(config)
 

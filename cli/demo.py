@@ -36,7 +36,7 @@ def command(
     commits. The model sees folder, git state and last commands, and learns to complete the
     next one. Everything is seeded: the same steps give the same model.
     """
-    from calmgrad import data, demo, evaluation, rundir, training
+    from calmgrad import data, demo, evaluation, rundir, starting, training
     from calmgrad.cli.display import display
 
     directory = rundir.RunDirectory(save_dir, "demo", force)
@@ -90,7 +90,7 @@ def command(
         print(json.dumps(outcome))
         return
     say()
-    print(f"trained {result.steps:,} steps in {training.duration(result.seconds)}")
+    print(f"trained {result.steps:,} steps in {starting.duration(result.seconds)}")
     change = f"{result.before.bits_per_byte:.2f} before, {after.bits_per_byte:.2f} after"
     print(f"validation: bits per byte {change}")
     for shown_one in completions:

@@ -151,7 +151,7 @@ def log_to_stderr() -> None:
 
 
 def _duration(seconds: float) -> str:
-    from calmgrad.training import duration
+    from calmgrad.starting import duration
 
     return duration(seconds)
 

@@ -192,7 +192,7 @@ def summarise(result: "Result") -> dict[str, Any]:
 
 
 def _say_end(result: "Result", summary: dict[str, Any]) -> None:
-    from calmgrad.training import duration
+    from calmgrad.starting import duration
 
     loss = f"loss {result.first_loss:.4f} at first, {result.last_loss:.4f} at last"
     say(f"trained  {result.steps:,} steps in {duration(result.seconds)}: {loss}")

@@ -27,8 +27,8 @@ LAYERS = [
     "shards",
     "trainer",
     "settings settings_schema settings_yaml",
-    "data demo demo_vocabulary history evaluation loop gradient_check parity explain plots"
-    " continual memory rundir settings settings_schema settings_yaml training",
+    "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
+    " plots continual memory rundir starting training",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

@@ -15,7 +15,8 @@ from calmgrad.errors import DivergedError, UsageError
 from calmgrad.loop import Report
 from calmgrad.settings import read_config
 from calmgrad.shards import Worker, loss_head, pack_targets
-from calmgrad.training import EpochEnd, Evaluated, Prepared, Result, duration
+from calmgrad.starting import duration
+from calmgrad.training import EpochEnd, Evaluated, Prepared, Result
 
 KEYS: dict[str, Any] = {
     "model": "new",

@@ -1,0 +1,121 @@
+"""What a run begins with, and what it must not harm: its model, its data, its outputs."""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from calmgrad.config import PRESETS, ModelConfig
+from calmgrad.data import Dataset, load_dataset
+from calmgrad.errors import DiskError, FileError, UsageError
+from calmgrad.formats.files import open_source, read_file, write_atomic
+from calmgrad.model import Model, load_model, new_model
+from calmgrad.settings import SIZES, TrainConfig, data_folder
+
+log = logging.getLogger("calmgrad.run")
+
+
+def start_model(c: TrainConfig) -> tuple[Model, str | None]:
+    """The model a run begins with, and the file it came from (None: it is new)."""
+    chosen, note = c.model, ""
+    if chosen is None:
+        user = data_folder() / "user.cwgt"
+        chosen = str(user) if user.exists() else "new"
+        if chosen == "new":
+            note = f" (none given, and none at {user})"
+    sizes = {name: getattr(c, name) for name in SIZES if getattr(c, name) is not None}
+    if chosen == "new":
+        model = new_model(
+            c.size,
+            **sizes,
+            seed=c.seed or 0,
+            domain="shell" if c.domain is None else c.domain,
+            template=c.template,
+            stop_conditions=c.stop_conditions,
+        )
+        log.info("model    new%s: %s", note, describe(model.config))
+        return model, None
+    if sizes or c.size:
+        names = ", ".join([*sizes, *(["size"] if c.size else [])])
+        raise UsageError(f"{names}: only for a new model (-m new); {chosen} has its own sizes")
+    model = load_model(chosen)
+    model.data().check_finite(chosen)
+    texts = dict(domain=c.domain, template=c.template, stop_conditions=c.stop_conditions)
+    changed = {name: text for name, text in texts.items() if text is not None}
+    model.metadata = replace(model.metadata, **changed)
+    log.info("model    %s: %s", chosen, describe(model.config))
+    return model, chosen
+
+
+def size_name(config: ModelConfig) -> str:
+    """The preset of these sizes, or "custom"."""
+    return next((name for name, preset in PRESETS.items() if preset.model == config), "custom")
+
+
+def describe(c: ModelConfig) -> str:
+    """A model in half a line."""
+    sizes = f"d_model {c.d_model}, {c.n_layers} layers, d_inner {c.d_inner}, ffn {c.d_ffn}"
+    return f"{size_name(c)}, {c.param_count:,} parameters ({sizes})"
+
+
+def load_kept(path: str | Path, l_max: int, purpose: str) -> Dataset:
+    """The sequences of a data set a model can take; says how many were left out and why.
+
+    Raises:
+        FileError: the file is bad, or no sequence is left.
+    """
+    dataset = load_dataset(path)
+    kept, reasons = dataset.kept(l_max)
+    left_out = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items())
+    if len(kept) == 0:
+        raise FileError(
+            f"{path}: nothing to {purpose}: all {len(dataset):,} sequences are {left_out}"
+        )
+    if not ((kept.lengths - 1) > kept.cmd_positions).any():
+        raise FileError(f"{path}: nothing to {purpose}: no sequence has a target after its ATN")
+    note = f"; left out {sum(reasons.values()):,} ({left_out})" if reasons else ""
+    tokens = int(kept.lengths.sum())
+    log.info("data     %s: %s sequences, %s tokens%s", path, f"{len(kept):,}", f"{tokens:,}", note)
+    return kept
+
+
+def check_output(output: Path, *data: str | None) -> None:
+    """Refuse a place for the finished weights before training, not after.
+
+    Raises:
+        DiskError: it cannot be written.
+        UsageError: something else than a model would be overwritten.
+    """
+    if any(path is not None and output.resolve() == Path(path).resolve() for path in data):
+        raise UsageError(f"{output}: the weights would replace the data set")
+    folder = output.resolve().parent
+    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DiskError(f"{output}: cannot be written: expected a file in a writable folder")
+    if output.exists():
+        with open_source(output) as source:
+            if source.size and source.read(min(4, source.size)) != b"CWGT":
+                raise UsageError(f"{output}: exists and is no CWGT file; it is not replaced")
+
+
+def keep_old(path: Path) -> None:
+    """Keep a model that is about to be replaced, unless an older one is kept already."""
+    backup = path.with_name(path.name + ".bak")
+    if path.exists() and not backup.exists():
+        write_atomic(backup, [read_file(path)])
+        backup.chmod(path.stat().st_mode & 0o777)
+        log.info("kept     the model as it was: %s", backup)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def kernels_are_compiled() -> bool:
+    """Whether the cache holds kernels for this version; False where there is no cache."""
+    from calmgrad.kernels.cpu.compile import FOLDER
+
+    return FOLDER is not None and any(FOLDER.rglob("*._backward_blocks-*.nbi"))
