@@ -236,6 +236,7 @@ class _Run:
             if self.best_weights is not None and self.stopped != "signal":
                 self.model.weights[...] = self.best_weights
             weights = self._save()
+            self.directory.note(f"memory   {memory.resident() / 1e6:.0f} MB in use at the end")
             self.directory.draw(f"{size_name(self.model.config)}: loss")
         except CalmgradError as error:
             self.directory.note(f"ended    {error}")

@@ -76,7 +76,9 @@ def test_callbacks_and_files() -> None:
     ends = [event for event in seen if isinstance(event, EpochEnd)]
     assert ends[1].loss == pytest.approx(np.mean(losses[8:]))
     assert "<svg" in (result.run_directory / "loss.svg").read_text()
-    assert "saved" in (result.run_directory / "train.log").read_text()
+    said = (result.run_directory / "train.log").read_text()
+    assert "saved" in said
+    assert "MB in use at the end" in said
     assert result.model.loss([257, *b"ls", 258]) > 0
 
 
