@@ -1,5 +1,8 @@
 """What can go wrong, and the exit code each kind ends the command line with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CalmgradError(Exception):
     """Base of every error a user can cause or meet: one line of what, where and what was expected.
@@ -44,3 +47,12 @@ class OutOfMemoryError(CalmgradError):
     """The work does not fit into memory."""
 
     exit_code = 7
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Inside, a ValueError means a setting or flag with a value that does not fit."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -59,6 +59,9 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = None
             raise UsageError(f"{self.path}: another run is writing to this directory") from None
+        except OSError:  # a file system that cannot lock a folder, as NFS: go on without
+            os.close(self._lock)
+            self._lock = None
 
     @staticmethod
     def _made(path: Path, force: bool) -> Path:

@@ -3,8 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from calmgrad import memory, settings
 from calmgrad.continual import OnlineEWC
-from calmgrad.errors import CalmgradError, UsageError
+from calmgrad.errors import CalmgradError, UsageError, usage_errors
 from calmgrad.evaluation import evaluate
 from calmgrad.loop import Course, Plan, Report, fit
 from calmgrad.model import Model
@@ -188,7 +187,7 @@ class _Run:
     def __init__(self, given: TrainConfig, calls: _Calls, early: MemoryHandler) -> None:
         self.calls = calls
         self.early = early
-        with _usage_errors():
+        with usage_errors():
             self.model, self.source = start_model(given)
             self.config = c = settings.resolve(given, new_model=self.source is None)
             self.plan = _plan(c)
@@ -201,7 +200,7 @@ class _Run:
         if c.val_dataset:
             self.validation = load_kept(c.val_dataset, self.model.config.l_max, "validate on")
         self.course = Course(self.plan, self.dataset.lengths)
-        with _usage_errors():
+        with usage_errors():
             # Online EWC sets the strength itself.
             self.trainer = _trainer(self.model, msgspec.structs.replace(c, ewc_lambda=0.0)
                                     if c.continual else c)  # fmt: skip
@@ -211,6 +210,7 @@ class _Run:
         self.best_weights: Any = None
         self.misses = 0  # evaluations since the best one
         self.losses: list[float] = []
+        self.reporters: list[Any] = []
         self.stopped: str | None = None
         self.epoch_began = time.perf_counter()
 
@@ -242,7 +242,7 @@ class _Run:
             self.directory.note(f"ended    {error}")
             raise
         finally:
-            for reporter in getattr(self, "reporters", []):
+            for reporter in self.reporters:
                 reporter.close()
             self.directory.close()
             self.trainer.close()
@@ -447,12 +447,3 @@ def _reporters(c: TrainConfig, folder: Path) -> list[Any]:
             " pip install 'calmgrad[tensorboard]'"
         ) from error
     return [SummaryWriter(str(folder / "tensorboard"))]
-
-
-@contextmanager
-def _usage_errors() -> Iterator[None]:
-    """Inside, a ValueError means a setting that does not fit."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error

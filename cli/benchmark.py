@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calmgrad import __version__
-from calmgrad.cli.common import json_option, say, threads_option, usage_errors
+from calmgrad.cli.common import json_option, say, threads_option
 from calmgrad.config import PRESETS
+from calmgrad.errors import usage_errors
 
 if TYPE_CHECKING:
     from calmgrad.model import Model

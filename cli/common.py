@@ -2,14 +2,11 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from calmgrad.errors import UsageError
 
 if TYPE_CHECKING:
     from calmgrad.data import Dataset
@@ -40,15 +37,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return "-" if value is None else str(value)
-
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """Inside, a ValueError means a flag with a value that does not fit."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def data_folder() -> Path:

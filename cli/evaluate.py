@@ -13,8 +13,8 @@ from calmgrad.cli.common import (
     load_finite,
     load_kept,
     threads_option,
-    usage_errors,
 )
+from calmgrad.errors import usage_errors
 
 if TYPE_CHECKING:
     from calmgrad.data import Dataset

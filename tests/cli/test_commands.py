@@ -1,5 +1,6 @@
 """Every command as a user calls it."""
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -220,6 +221,20 @@ def test_one_run_one_writer(run: Run, dataset: Path, tmp_path: Path) -> None:
     assert "another run is writing" in run(*second, code=2).stderr
     first.close()
     run(*second)
+
+
+def test_a_folder_that_cannot_be_locked_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calmgrad.rundir import RunDirectory
+
+    def refuse(*_: object) -> None:
+        raise OSError(9, "Bad file descriptor")  # what NFS says
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    directory = RunDirectory(str(tmp_path / "r"), "x", False)
+    assert directory.path.is_dir()
+    directory.close()
 
 
 def test_the_reader_of_a_command_may_leave(dataset: Path, tmp_path: Path) -> None:
