@@ -24,7 +24,7 @@ from calmgrad.ops.pool import pool
 from calmgrad.ops.selective_scan import selective_scan
 from calmgrad.packing import Packing
 from calmgrad.tape import Tape, Tensor
-from calmgrad.template import metadata_for
+from calmgrad.domains import metadata_for
 from calmgrad.tokenizer import PAD
 
 Tokens = Sequence[int] | NDArray[Any]
