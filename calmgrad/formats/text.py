@@ -250,7 +250,7 @@ class _GenericBlock(_Sequence):
         elif tag in _ALONE_OF:
             self.has_atn = self.has_atn or tag == "<ATN>"
             if content:
-                message = f"text after {tag} is lost: {_excerpt(content)}"
+                message = f"text after {tag} is lost: {excerpt(content)}"
                 self.report(Finding("text after a lone tag", line.number, message))
             self.add(chr(_ALONE_OF[tag]))
         else:
@@ -283,7 +283,8 @@ def _report_tags(text: str, line: int, report: Report) -> None:
         report(Finding("tag inside a line", line, message))
 
 
-def _excerpt(text: str) -> str:
+def excerpt(text: str) -> str:
+    """The beginning of a text, quoted, for a message."""
     return repr(text if len(text) <= 40 else text[:39] + "…")
 
 
@@ -306,7 +307,7 @@ def _read_dictionary(lines: Iterable[Line], l_max: int, report: Report) -> Itera
             entry = _Entry(line, l_max, report)
         else:
             skipping = True
-            message = f"a block without <WORD> in a dictionary is lost: {_excerpt(line.text)}"
+            message = f"a block without <WORD> in a dictionary is lost: {excerpt(line.text)}"
             report(Finding("mixed blocks", line.number, message))
     if entry:
         yield entry.block()
@@ -340,7 +341,7 @@ class _Entry(_Sequence):
             if tag != "<ATN>":
                 _report_tags(values[tag], self.line, self.report)
         if values.get("<ATN>"):
-            message = f"text after <ATN> is lost: {_excerpt(values['<ATN>'])}"
+            message = f"text after <ATN> is lost: {excerpt(values['<ATN>'])}"
             self.report(Finding("text after a lone tag", self.line, message))
         return values
 
@@ -366,17 +367,17 @@ class _Entry(_Sequence):
         if text.startswith("<WORD>") and self.after_blanks:
             kind = "merged entries"
             message = "a line of blanks ends no entry: what follows joins the one of line"
-            message = f"{message} {self.line}, and this head line is lost: {_excerpt(text)}"
+            message = f"{message} {self.line}, and this head line is lost: {excerpt(text)}"
         elif text.startswith("<WORD>"):
-            kind, message = "second head line", f"a second head line is lost: {_excerpt(text)}"
+            kind, message = "second head line", f"a second head line is lost: {excerpt(text)}"
         elif text.startswith("<QUOTE>"):
-            kind, message = "early quote", f"a quote before any <DEF> is lost: {_excerpt(text)}"
+            kind, message = "early quote", f"a quote before any <DEF> is lost: {excerpt(text)}"
         elif match := _TAG.match(text):
             kind = "unknown tag"
-            message = f"{match[0]} means nothing here, the line is lost: {_excerpt(text)}"
+            message = f"{match[0]} means nothing here, the line is lost: {excerpt(text)}"
         else:
             kind = "continuation line"
-            message = f"a line without a tag is lost: {_excerpt(text)}"
+            message = f"a line without a tag is lost: {excerpt(text)}"
         self.report(Finding(kind, number, message))
 
     def block(self) -> Block:
