@@ -156,12 +156,7 @@ def read_histories(
         earlier: list[Entry] = []
         for entry in entries:
             if number in clean:
-                _add(
-                    result,
-                    entry,
-                    _sitting(earlier[-context:] if context else [], entry, gap),
-                    l_max,
-                )
+                _add(result, entry, _sitting(earlier, entry, context, gap), l_max)
                 earlier.append(entry)
             number += 1
     return result
