@@ -30,8 +30,8 @@ MAX_DOTS = 8  # of a dotted key; tomllib takes 23 s and 4 GB for one of 32,000
 # What stands between a TOML file's dots that are none of its keys', line ends to count by, and
 # dots. Every string is matched, also one without an end, so that the search is linear.
 _TOML_TOKENS = re.compile(
-    r'''"{3}(?:[^\\]|\\.)*?(?:"{3,5}|\Z)|'{3}.*?(?:'{3,5}|\Z)'''
-    r'''|"(?:[^"\\\n]|\\[^\n])*"|'[^'\n]*'|\#[^\n]*|\n|\.''',
+    r""""{3}(?:[^\\]|\\.)*?(?:"{3,5}|\Z)|'{3}.*?(?:'{3,5}|\Z)"""
+    r"""|"(?:[^"\\\n]|\\[^\n])*"|'[^'\n]*'|\#[^\n]*|\n|\.""",
     re.DOTALL,
 )
 ENVIRONMENT = {"CALMGRAD_NUM_THREADS": "threads", "CALMGRAD_DEVICE": "device"}

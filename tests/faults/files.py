@@ -94,11 +94,11 @@ class Kind:
 
 
 KINDS = {
-    "ctds": Kind("", mutate.ctds_mutator, read_ctds, 1_000_000, 11),
+    "ctds": Kind("", mutate.ctds_mutator, read_ctds, 1_000_000, 10),
     "cwgt": Kind("", mutate.cwgt_mutator, read_cwgt, 1_000_000, 20),
     "toml": Kind(".toml", mutate.toml_mutator, read_config, 20_000, 25),
     "yaml": Kind(".yaml", mutate.yaml_mutator, read_config, 20_000, 25),
-    "metrics": Kind(".jsonl", mutate.metrics_mutator, read_metrics, 20_000, 4),
+    "metrics": Kind(".jsonl", mutate.metrics_mutator, read_metrics, 20_000, 2),
 }
 
 
@@ -187,19 +187,22 @@ def try_files(
 
 
 def _try_one(kind: Kind, path: str, data: bytes, report: Report) -> None:
+    refusal: CalmgradError | None = None
     try:
         kind.read(path, data)
     except CalmgradError as error:
-        message = str(error)
-        assert error.exit_code in (2, 3), f"exit code {error.exit_code}: {message}"
-        assert message.startswith(f"{path}: "), f"names another file: {message}"
-        assert message.isprintable(), f"not one line of text: {message!r}"
-        assert len(message) < 500, f"{len(message)} characters: {message}"
-        report.refused += 1
-        if len(report.refusals) < 10_000:
-            report.refusals[_shape(message.removeprefix(f"{path}: "))] += 1
-    else:
+        refusal = error
+    if refusal is None:
         report.read += 1
+        return
+    message = str(refusal)
+    assert refusal.exit_code in (2, 3), f"exit code {refusal.exit_code}: {message}"
+    assert message.startswith(f"{path}: "), f"names another file: {message}"
+    assert message.isprintable(), f"not one line of text: {message!r}"
+    assert len(message) < 500, f"{len(message)} characters: {message}"
+    report.refused += 1
+    if len(report.refusals) < 10_000:
+        report.refusals[_shape(message.removeprefix(f"{path}: "))] += 1
 
 
 def _shape(message: str) -> str:
