@@ -81,7 +81,7 @@ def _zsh(lines: Sequence[str]) -> Iterator[Entry]:
         yield Entry("\n".join([*command, line]), time)
         command = []
     if command:
-        yield Entry("\n".join(command), time)
+        yield Entry("\n".join(command).rstrip("\n"), time)
 
 
 def _fish(lines: Sequence[str]) -> Iterator[Entry]:

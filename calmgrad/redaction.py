@@ -77,7 +77,7 @@ PATTERNS = (
     _pattern(
         "authorization header",
         r"\b(?:authorization|x-[\w-]*(?:key|token|auth)[\w-]*|private-token|cookie)\s*:\s*"
-        rf"(?:(?:bearer|basic|token|digest)\s+)?{_VALUE}",
+        rf"(?:(?:bearer|basic|token|digest)\s+)?+{_VALUE}",
         "curl -H 'Authorization: Bearer abc.def' example.org",
         _ANY_CASE,
     ),
@@ -236,9 +236,14 @@ def find_secret(command: str) -> tuple[Pattern, str] | None:
         if pattern.name == "long hexadecimal string" and _HASHES.search(command):
             continue
         if match := pattern.regex.search(command):
-            secret = match.groupdict().get("secret")
-            return pattern, secret if secret is not None else match[0]
+            return pattern, _secret_of(match)
     return None
+
+
+def _secret_of(match: re.Match[str]) -> str:
+    """What the pattern says is the secret, or all that it found."""
+    secret: str | None = match.groupdict().get("secret")
+    return match[0] if secret is None else secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,13 +274,22 @@ def remove_secrets(commands: Sequence[str]) -> tuple[list[int], list[Removed]]:
     kept, removed = [], []
     for i, command in enumerate(commands):
         if i in found:
-            pattern, secret = found[i]
-            removed.append(Removed(i, pattern.name, command.replace(secret, masked(secret))))
-        elif secrets and (match := reused.search(command)):
-            removed.append(Removed(i, REUSED, command.replace(match[0], masked(match[0]))))
+            removed.append(Removed(i, found[i][0].name, masked_command(command)))
+        elif secrets and reused.search(command):
+            hidden = reused.sub(lambda match: masked(match[0]), command)
+            removed.append(Removed(i, REUSED, hidden))
         else:
             kept.append(i)
     return kept, removed
+
+
+def masked_command(command: str) -> str:
+    """The command with all that any pattern finds in it masked."""
+    for pattern in PATTERNS:
+        secrets = {_secret_of(match) for match in pattern.regex.finditer(command)}
+        for secret in sorted(secrets, key=len, reverse=True):
+            command = command.replace(secret, masked(secret))
+    return command
 
 
 def masked(secret: str) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import json_option, say
+from calmgrad.cli.common import json_option, one_line, say
 from calmgrad.errors import FileError
 
 if TYPE_CHECKING:
@@ -94,15 +94,17 @@ def command(
 
         print(json.dumps(_values(output, found, show_removed)))
         return
-    print(f"{', '.join(paths)}: {', '.join(found.shells)}, {found.commands:,} commands")
-    print(f"{output}: {len(found.tokens):,} sequences, {sum(map(len, found.tokens)):,} tokens")
+    shells = ", ".join(found.shells)
+    print(one_line(f"{', '.join(paths)}: {shells}, {found.commands:,} commands"))
+    tokens = sum(map(len, found.tokens))
+    print(f"{one_line(output)}: {len(found.tokens):,} sequences, {tokens:,} tokens")
     for reason, count in found.left_out.most_common():
         print(f"left out {count:,}: {reason}")
     for kind, count in _kinds(found).most_common():
         print(f"removed {count:,}: {kind}")
     if show_removed:
         for removed in found.removed:
-            print(f"  {removed.number + 1}: {_one_line(removed.masked)}  [{removed.kind}]")
+            print(f"  {removed.number + 1}: {one_line(removed.masked)}  [{removed.kind}]")
     elif found.removed:
         say("--show-removed lists the removed commands, with the secrets masked")
 
@@ -132,7 +134,3 @@ def _values(output: str, found: "HistoryData", show_removed: bool) -> dict[str, 
             {"number": r.number + 1, "kind": r.kind, "command": r.masked} for r in found.removed
         ]
     return values
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
