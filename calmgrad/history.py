@@ -78,10 +78,8 @@ def _zsh(lines: Sequence[str]) -> Iterator[Entry]:
         if line.endswith("\\"):
             command.append(line[:-1])
             continue
-        yield Entry("\n".join([*command, line]), time)
+        yield Entry("\n".join([*command, line]).rstrip("\n"), time)
         command = []
-    if command:
-        yield Entry("\n".join(command).rstrip("\n"), time)
 
 
 def _fish(lines: Sequence[str]) -> Iterator[Entry]:
