@@ -40,6 +40,18 @@ SHORT = {
     "demo": ["--steps", "1"],
     "benchmark": ["-s", "nano", "--seconds", "0.01"],
 }
+# How the texts of data.md begin, and the files they are.
+TEXTS = {"<CWD>": "shell.txt", "<WORD>": "words.txt", "<QUERY>": "pairs.txt"}
+HISTORY = """\
+#1700000000
+cd ~/orbit
+#1700000007
+make
+#1700000060
+export API_TOKEN=4f9a1c77
+#1700000064
+git push
+"""
 LANGUAGES = {"sh", "console", "text", "python", "toml", "yaml"}
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")  # as in `calmgrad COMMAND --help`
 FLAG = re.compile(r"(?<![\w-])(?:--[a-z][a-z0-9-]*|-[a-zA-Z])(?![\w-])")
@@ -159,8 +171,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sequences, positions = some_sequences()
     user = folder / "share" / "lilush" / "calm"
     user.mkdir(parents=True)
-    for path in ("train.ctds", "train_val.ctds", "test.ctds", "more.ctds", "new.ctds"):
+    (folder / "history.txt").write_text(HISTORY, encoding="utf-8")
+    made = ("shell.ctds", "words.ctds")
+    for path in ("train.ctds", "train_val.ctds", "test.ctds", "more.ctds", "new.ctds", *made):
         calmgrad.write_dataset(folder / path, sequences, positions)
+    for path, part in (("part.ctds", slice(0, 12)), ("part_val.ctds", slice(12, 24))):
+        calmgrad.write_dataset(folder / path, sequences[part], positions[part])
     shutil.copy(folder / "train.ctds", user)
     model = calmgrad.new_model(d_model=16, n_layers=1)
     model.save(folder / "model.cwgt")
@@ -175,6 +191,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(folder / "runs" / "nano-1", folder / "runs" / name)
     shutil.copy(folder / "test.ctds", folder / "runs" / "demo-1" / "validation.ctds")
     for block in BLOCKS:
+        for tag, name in TEXTS.items():
+            if block.page.name == "data.md" and block.text.startswith(tag):
+                (folder / name).write_text(block.text, encoding="utf-8")
         if block.language in ("toml", "yaml"):
             (folder / f"settings.{block.language}").write_text(block.text, encoding="utf-8")
     return folder
@@ -288,10 +307,22 @@ def command_named(name: str) -> click.Command:
     return command
 
 
+def leaves_of(command: click.Command) -> list[click.Command]:
+    """The command, or those of a group."""
+    if not isinstance(command, click.Group):
+        return [command]
+    with click.Context(command) as context:
+        found = [command.get_command(context, name) for name in command.list_commands(context)]
+    return [leaf for leaf in found if leaf is not None]
+
+
 def flags_of(name: str) -> set[str]:
     """Every flag that a command's help shows."""
-    with click.Context(command_named(name), info_name=name) as context:
-        return set(FLAG.findall(context.command.get_help(context))) | {"-h", "--help"}
+    flags = {"-h", "--help"}
+    for leaf in leaves_of(command_named(name)):
+        with click.Context(leaf, info_name=name) as context:
+            flags |= set(FLAG.findall(leaf.get_help(context)))
+    return flags
 
 
 ALL_FLAGS = {name: flags_of(name) for name in COMMANDS}
@@ -338,7 +369,7 @@ def test_every_flag_is_told(name: str) -> None:
     if name == "train":
         text += "".join(page.read_text(encoding="utf-8") for page in TRAIN_PAGES)
     told = set(FLAG.findall(text))
-    for parameter in command_named(name).params:
+    for parameter in [p for leaf in leaves_of(command_named(name)) for p in leaf.params]:
         if isinstance(parameter, click.Option):
             names = {*parameter.opts, *parameter.secondary_opts}
             untold = names - told
