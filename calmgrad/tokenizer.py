@@ -45,6 +45,15 @@ def encode(text: str | bytes) -> list[int]:
     return list(text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
 
 
+def encode_text(text: str | bytes, l_max: int) -> list[int]:
+    """BOS, the bytes of a text, EOS: what is embedded; of a long text the beginning (FORMATS §6).
+
+    Args:
+        l_max: most tokens, EOS included.
+    """
+    return [*[BOS, *encode(text)][: l_max - 1], EOS]
+
+
 def decode(tokens: Iterable[int], special: bool = False) -> str:
     """The bytes among the tokens as UTF-8, broken characters replaced by U+FFFD.
 

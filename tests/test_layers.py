@@ -21,10 +21,11 @@ LAYERS = [
     "arena shapes packing backend",
     "tape",
     "ops",
+    "network",
+    "shards",
     "formats template",
     "model",
     "decode sampling optim schedule ewc",
-    "shards",
     "trainer",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
