@@ -17,12 +17,10 @@ from calmgrad.shards import (
     Head,
     Runner,
     Shard,
-    blocks,
     embedding_head,
     inputs_and_targets,
     logits_head,
     loss_head,
-    pack,
 )
 from calmgrad.template import metadata_for
 from calmgrad.tokenizer import encode_text
@@ -160,15 +158,8 @@ class Model:
 
         For more inputs than memory has room for results.
         """
-        runner = self._workers(threads)
-        head = embedding_head(pool, normalize)
         arrays = (self._sequence(item, f"input {i}") for i, item in enumerate(inputs))
-        for block in blocks(arrays):
-            shards = pack(block)
-            rows = np.empty((len(block), self.config.d_model), np.float32)
-            for shard, part in zip(shards, runner.run(shards, head), strict=True):
-                rows[shard.rows] = part
-            yield rows
+        return self._workers(threads).rows(arrays, embedding_head(pool, normalize))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a CWGT file, whole or not at all, EWC data included (FORMATS §2)."""

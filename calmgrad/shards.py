@@ -241,6 +241,20 @@ class Runner:
                     job.result()
         return batch.outputs
 
+    def rows(
+        self, sequences: Iterable[NDArray[np.int64]], head: Head
+    ) -> Iterator[NDArray[np.float32]]:
+        """The rows that `head` gives for any number of sequences, one for each, in order.
+
+        They come some hundred at a time, and that many sequences are held at once.
+        """
+        for block in blocks(sequences):
+            shards = pack(block)
+            rows = np.empty((len(block), self._config.d_model), np.float32)
+            for shard, part in zip(shards, self.run(shards, head), strict=True):
+                rows[shard.rows] = part
+            yield rows
+
     def close(self) -> None:
         """Free the workers."""
         if self._pool is not None:
