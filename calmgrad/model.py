@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from calmgrad import backend as backends
 from calmgrad.config import ModelConfig, resolve
+from calmgrad.domains import metadata_for
 from calmgrad.formats import cwgt
+from calmgrad.formats.pairs import tokens as text_tokens
 from calmgrad.layout import initial_weights, views
 from calmgrad.packing import Packing
 from calmgrad.shards import (
@@ -22,8 +24,6 @@ from calmgrad.shards import (
     logits_head,
     loss_head,
 )
-from calmgrad.template import metadata_for
-from calmgrad.tokenizer import encode_text
 
 Tokens = Sequence[int] | NDArray[Any]
 Text = str | bytes
@@ -199,7 +199,7 @@ class Model:
 
     def _sequence(self, item: Input, what: str) -> NDArray[np.int64]:
         if isinstance(item, Text):
-            return np.array(encode_text(item, self.config.l_max), np.int64)
+            return text_tokens(item, self.config.l_max).astype(np.int64)
         return checked_tokens(item, self.config, what)[-self.config.l_max :]
 
 

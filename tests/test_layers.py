@@ -23,13 +23,13 @@ LAYERS = [
     "ops",
     "network",
     "shards",
-    "formats template",
+    "formats domains template prompt",
     "model",
     "decode sampling optim schedule ewc",
     "trainer",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
-    " plots continual memory rundir starting training",
+    " conversion plots continual memory rundir starting training",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

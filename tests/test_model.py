@@ -7,8 +7,8 @@ import pytest
 
 import calmgrad
 from calmgrad.config import PRESETS, ModelConfig, resolve
+from calmgrad.domains import DOMAINS
 from calmgrad.model import Model
-from calmgrad.template import DOMAINS
 
 
 @pytest.mark.parametrize(
