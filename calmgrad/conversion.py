@@ -1,23 +1,21 @@
 """A text file into CTDS files, with a summary of what was left out and why."""
 
 import os
-import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 
 from calmgrad.errors import FileError
 from calmgrad.formats.ctds import MAX_U16
 from calmgrad.formats.ctds_writer import Writer
-from calmgrad.formats.files import AnyPath, display, open_source
-from calmgrad.formats.text import DICTIONARY, NO_DEFINITION, Block, Finding, read_blocks
+from calmgrad.formats.files import AnyPath, display
+from calmgrad.formats.text import DICTIONARY, NO_DEFINITION, Block, Finding, open_text, read_blocks
 
 
 @dataclass
@@ -87,7 +85,7 @@ def convert_text(
         findings[finding.kind] += 1
         report(finding)
 
-    with _open(text) as file, ExitStack() as stack:
+    with open_text(text) as file, ExitStack() as stack:
         form, blocks = read_blocks(file, l_max, note)
         grouped = form == DICTIONARY and val_split > 0
         outputs = [stack.enter_context(_Output(path, grouped)) for path in paths]
@@ -122,18 +120,6 @@ def _output_paths(
             raise ValueError(f"{display(written)} is {taken[real]} already: name another file")
         taken[real] = "the training data"
     return paths
-
-
-@contextmanager
-def _open(text: AnyPath) -> Iterator[BinaryIO]:
-    if text == "-":
-        yield sys.stdin.buffer
-        return
-    with open_source(text) as source:
-        try:
-            yield BufferedReader(source.file, 1 << 20)
-        except OSError as error:
-            raise source.error(f"cannot be read: {error.strerror}") from error
 
 
 def _why_nothing(part: Part) -> str:

@@ -1,15 +1,11 @@
 """Texts out of files: lines, paragraphs, whole files, or the passages of a pair file."""
 
-import io
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TextIO
 
-from calmgrad.errors import FileError
 from calmgrad.formats import pairs
-from calmgrad.formats.files import display, open_source
-from calmgrad.formats.text import MAX_LINE, Line, read_lines
+from calmgrad.formats.text import MAX_LINE, Line, open_text, read_lines
 
 STDIN = "-"
 BY = ("line", "paragraph", "file", "passage")
@@ -42,23 +38,17 @@ def read_texts(paths: Iterable[str], by: str = "line") -> Iterator[Text]:
     if by not in BY:
         raise ValueError(f"by {by!r}: expected {', '.join(BY)}")
     for path in paths:
-        if path == STDIN:
-            yield from _texts(sys.stdin.buffer, "standard input", by)
-            continue
-        with open_source(path) as source:
-            try:
-                yield from _texts(io.BufferedReader(source.file, 1 << 20), path, by)
-            except OSError as error:
-                raise FileError(f"{display(path)}: cannot be read: {error.strerror}") from error
+        with open_text(path) as text:
+            yield from _texts(text, "standard input" if path == STDIN else path, by)
 
 
-def _texts(file: BinaryIO, name: str, by: str) -> Iterator[Text]:
+def _texts(text: TextIO, name: str, by: str) -> Iterator[Text]:
     if by == "passage":
-        for draft in pairs.read_drafts(file, lambda _: None):
+        for draft in pairs.read_drafts(text, lambda _: None):
             if not draft.left_out:
                 yield Text(draft.passage, name, draft.line)
         return
-    lines = read_lines(file, lambda _: None)
+    lines = read_lines(text, lambda _: None)
     if by == "line":
         for line in lines:
             yield Text(line.text, name, line.number)

@@ -29,8 +29,8 @@ LAYERS = [
     "trainer",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
-    " conversion plots continual memory rundir starting training"
-    " retrieval contrastive texts search",
+    " plots continual memory rundir starting training conversion dataset_statistics dataset_editing"
+    " redaction retrieval contrastive texts search",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

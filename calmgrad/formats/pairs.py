@@ -11,14 +11,13 @@ An empty line ends a pair. Lines are not stripped.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from io import BufferedReader
-from typing import BinaryIO
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calmgrad.formats.files import AnyPath, open_source
-from calmgrad.formats.text import MAX_LINE, Finding, Line, Report, excerpt, read_lines
+from calmgrad.formats.files import AnyPath
+from calmgrad.formats.text import MAX_LINE, Finding, Line, Report, excerpt, open_text, read_lines
 from calmgrad.tokenizer import BOS, EOS, encode
 
 MIN_QUERY, MIN_PASSAGE = 5, 20  # characters
@@ -57,16 +56,12 @@ def read(path: AnyPath) -> Pairs:
     findings: list[Finding] = []
     left_out: Counter[str] = Counter()
     pairs = []
-    with open_source(path) as source:
-        try:
-            for draft in read_drafts(BufferedReader(source.file, 1 << 20), findings.append):
-                reason = draft.left_out
-                if reason:
-                    left_out[reason] += 1
-                else:
-                    pairs.append(Pair(draft.line, draft.query or "", draft.passage))
-        except OSError as error:
-            raise source.error(f"cannot be read: {error.strerror}") from error
+    with open_text(path) as text:
+        for draft in read_drafts(text, findings.append):
+            if draft.left_out:
+                left_out[draft.left_out] += 1
+            else:
+                pairs.append(Pair(draft.line, draft.query or "", draft.passage))
     return Pairs(pairs, dict(left_out), findings)
 
 
@@ -134,10 +129,10 @@ class Draft:
             self.length += len(text)
 
 
-def read_drafts(file: BinaryIO, report: Report) -> Iterator[Draft]:
+def read_drafts(text: TextIO, report: Report) -> Iterator[Draft]:
     """Everything between empty lines, whether it is a pair or not, one at a time."""
     draft: Draft | None = None
-    for line in read_lines(file, report):
+    for line in read_lines(text, report):
         if line.text or line.cut:
             draft = draft or Draft(line.number)
             draft.add(line, report)

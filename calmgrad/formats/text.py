@@ -11,11 +11,14 @@ and searches strings fast, and in UTF-16 such a string is the u16 tokens of a CT
 import hashlib
 import io
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import BinaryIO
+from typing import TextIO
 
+from calmgrad.formats.files import AnyPath, open_source
 from calmgrad.tokenizer import (
     ATN,
     BOS,
@@ -118,15 +121,15 @@ class Line:
     cut: bool = False
 
 
-def read_blocks(file: BinaryIO, l_max: int, report: Report) -> tuple[str, Iterator[Block]]:
+def read_blocks(text: TextIO, l_max: int, report: Report) -> tuple[str, Iterator[Block]]:
     """The format of a text, and its blocks as they are read.
 
     Args:
-        file: UTF-8; it is closed when the blocks are read.
+        text: from `open_text`.
         l_max: largest number of tokens of a sequence.
         report: called with what is found, in the order of the lines.
     """
-    lines = read_lines(file, report)
+    lines = read_lines(text, report)
     for first in lines:
         if first.text.strip() or first.cut:
             rest = chain([first], lines)
@@ -136,9 +139,32 @@ def read_blocks(file: BinaryIO, l_max: int, report: Report) -> tuple[str, Iterat
     return GENERIC, iter(())
 
 
-def read_lines(file: BinaryIO, report: Report) -> Iterator[Line]:
-    """The lines of a UTF-8 text, ended by LF, CRLF or CR; bytes that are not UTF-8 are kept."""
-    text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline=None)
+@contextmanager
+def open_text(path: AnyPath) -> Iterator[TextIO]:
+    """A UTF-8 text for reading, lines ended by LF, CRLF or CR; other bytes become surrogates.
+
+    Args:
+        path: "-" is standard input.
+
+    Raises:
+        FileError: the file cannot be opened or read.
+    """
+    if path == "-":
+        text = io.TextIOWrapper(sys.stdin.buffer, "utf-8", "surrogateescape", newline=None)
+        try:
+            yield text
+        finally:
+            text.detach()
+        return
+    with open_source(path) as source, io.BufferedReader(source.file, 1 << 20) as file:
+        try:
+            yield io.TextIOWrapper(file, "utf-8", "surrogateescape", newline=None)
+        except OSError as error:
+            raise source.error(f"cannot be read: {error.strerror}") from error
+
+
+def read_lines(text: TextIO, report: Report) -> Iterator[Line]:
+    """The lines of a text from `open_text`; bytes that are not UTF-8 are kept, and told."""
     number = 0
     while line := text.readline(MAX_LINE):
         number += 1
