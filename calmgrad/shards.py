@@ -8,7 +8,7 @@ import heapq
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,11 +21,13 @@ from calmgrad.backend import Backend
 from calmgrad.config import ModelConfig
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import views
-from calmgrad.model import Parameters, embeddings, inputs_and_targets, token_losses
+from calmgrad.network import Parameters, embeddings, logits, token_losses
 from calmgrad.packing import Packing
 from calmgrad.tape import Tape, Tensor
+from calmgrad.tokenizer import PAD
 
 SHARD_TOKENS = 512  # from here on a token costs the same, whatever the shard
+BLOCK_TOKENS = 32 * SHARD_TOKENS  # of a long list, so many are handed to the threads at once
 SMALL_BATCH = 256  # below this many tokens, cutting costs more than a second thread brings
 
 
@@ -48,9 +50,14 @@ class Shard:
 
 
 class Head(Protocol):
-    """What is computed from a shard: token losses, or embeddings."""
+    """What is computed from a shard: logits, token losses, or embeddings."""
 
     def __call__(self, parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor: ...
+
+
+def logits_head(parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor:
+    """(T, vocab) logits."""
+    return logits(parameters, config, shard.tokens, shard.packing)
 
 
 def loss_head(parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor:
@@ -107,6 +114,20 @@ def pack(
     return shards
 
 
+def inputs_and_targets(
+    tokens: NDArray[np.int64], cmd_pos: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What the network reads, and what each position shall predict (-1: nothing).
+
+    Position t >= cmd_pos predicts token t + 1 unless that is PAD (FORMATS §7). The last token
+    predicts nothing and, the network being causal, is not needed at all.
+    """
+    targets = tokens[1:].copy()
+    targets[:cmd_pos] = -1
+    targets[targets == PAD] = -1
+    return tokens[:-1], targets
+
+
 def pack_targets(
     sequences: Sequence[NDArray[np.int64]],
     cmd_positions: Sequence[int],
@@ -121,6 +142,20 @@ def pack_targets(
     none = np.zeros(0, np.int64)
     read = [tokens if n else none for (tokens, _), n in zip(pairs, counts, strict=True)]
     return pack(read, [targets for _, targets in pairs], shard_tokens), counts
+
+
+def blocks(sequences: Iterable[NDArray[np.int64]]) -> Iterator[list[NDArray[np.int64]]]:
+    """Any number of sequences, in lists of about `BLOCK_TOKENS` tokens."""
+    block: list[NDArray[np.int64]] = []
+    tokens = 0
+    for sequence in sequences:
+        block.append(sequence)
+        tokens += sequence.size
+        if tokens >= BLOCK_TOKENS:
+            yield block
+            block, tokens = [], 0
+    if block:
+        yield block
 
 
 class Worker:
@@ -205,6 +240,20 @@ class Runner:
                 for job in jobs:
                     job.result()
         return batch.outputs
+
+    def rows(
+        self, sequences: Iterable[NDArray[np.int64]], head: Head
+    ) -> Iterator[NDArray[np.float32]]:
+        """The rows that `head` gives for any number of sequences, one for each, in order.
+
+        They come some hundred at a time, and that many sequences are held at once.
+        """
+        for block in blocks(sequences):
+            shards = pack(block)
+            rows = np.empty((len(block), self._config.d_model), np.float32)
+            for shard, part in zip(shards, self.run(shards, head), strict=True):
+                rows[shard.rows] = part
+            yield rows
 
     def close(self) -> None:
         """Free the workers."""

@@ -203,8 +203,8 @@ MISTAKES = [
         "dx[start : stop - 1] = dy[b] / float(stop - start)",
     ),
     op("l2_normalize", "dy - y.value * along", "dy - along"),
-    op("infonce", "- 2 * xp.eye(", "- xp.eye("),
-    op("infonce", "matmul(dp, dscores.T, queries.value)", "matmul(dp, dscores, queries.value)"),
+    op("infonce", "-= 2 * xp.eye(", "-= xp.eye("),
+    op("infonce", "matmul(dp, dscores.T, queries", "matmul(dp, dscores, queries"),
     # Products and the tape.
     op("linear", "matmul(dx, dy, w.T)", "matmul(dx, dy, w.T, dx.copy())"),
     op("linear", "residual.take_over(y)", "pass"),
