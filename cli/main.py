@@ -18,6 +18,9 @@ from calmgrad.errors import CalmgradError, DiskError, OutOfMemoryError
 # Command -> what `--help` says of it. The code is calmgrad.cli.<command>, its `command`.
 COMMANDS = {
     "train": "Train a model, new or existing, on a CTDS data set.",
+    "contrastive": "Train a model on pairs of texts, so that it embeds them.",
+    "embed": "Texts to vectors, as .npy or JSON lines.",
+    "search": "The passages nearest in meaning to a query, from an index of texts.",
     "evaluate": "Loss, perplexity and bits per byte of a model on a data set.",
     "dataset": "Make, look at and change CTDS data sets.",
     "info": "What is inside a CWGT or CTDS file.",

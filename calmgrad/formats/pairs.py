@@ -65,7 +65,7 @@ def read(path: AnyPath) -> Pairs:
     return Pairs(pairs, dict(left_out), findings)
 
 
-def tokens(text: str, l_max: int) -> NDArray[np.uint16]:
+def tokens(text: str | bytes, l_max: int) -> NDArray[np.uint16]:
     """(length,) BOS, the bytes, EOS; of a longer text the head, so that l_max tokens hold it.
 
     Raises:
