@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad.errors import FileError
+from calmgrad.formats.blocks import Block
 from calmgrad.formats.ctds import MAX_U16
 from calmgrad.formats.ctds_writer import Writer
+from calmgrad.formats.dictionary import NO_DEFINITION
 from calmgrad.formats.files import AnyPath, display
-from calmgrad.formats.text import DICTIONARY, NO_DEFINITION, Block, Finding, open_text, read_blocks
+from calmgrad.formats.lines import Finding, open_text
+from calmgrad.formats.text import DICTIONARY, read_blocks
 
 
 @dataclass

@@ -10,7 +10,7 @@ from calmgrad.errors import usage_errors
 
 if TYPE_CHECKING:
     from calmgrad.conversion import Part, Summary
-    from calmgrad.formats.text import Finding
+    from calmgrad.formats.lines import Finding
 
 SHOWN = 5  # findings of a kind that are shown one by one
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from calmgrad.formats import text as text_format
-from calmgrad.formats.text import Block, Finding, open_text, read_blocks
+from calmgrad.formats import blocks, lines
+from calmgrad.formats.blocks import Block
+from calmgrad.formats.lines import Finding, open_text
+from calmgrad.formats.text import read_blocks
 from calmgrad.tokenizer import decode
 
 
@@ -133,12 +135,13 @@ def test_bytes_that_are_no_text_are_kept() -> None:
 
 
 def test_lines_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_format, "MAX_LINE", 10)
-    _, blocks, _ = blocks_of("<CMD>abcde   \n\n<CMD>abcdef\n\n" + " " * 30 + "x\n\n<CMD>b")
-    assert [block.left_out for block in blocks] == [
+    monkeypatch.setattr(lines, "MAX_LINE", 10)
+    monkeypatch.setattr(blocks, "MAX_LINE", 10)
+    _, found, _ = blocks_of("<CMD>abcde   \n\n<CMD>abcdef\n\n" + " " * 30 + "x\n\n<CMD>b")
+    assert [block.left_out for block in found] == [
         "", "a line over 10 characters", "a line over 10 characters", "",
     ]  # fmt: skip
-    assert [block.line for block in blocks] == [1, 3, 5, 7]
+    assert [block.line for block in found] == [1, 3, 5, 7]
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
