@@ -67,6 +67,7 @@ def test_build(run: Run, tmp_path: Path) -> None:
 def test_build_as_json(call: Run, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text(TEXT, encoding="utf-8")
     done = call("dataset", "build", "t.txt", "-o", "t.ctds", "--val-split", "0.001", "--json")
+    assert done.stderr == "warning: t_val.ctds: no sequences are left for it: not written\n"
     assert json.loads(done.stdout) == {
         "text": "t.txt", "format": "generic", "blocks": 3,
         "train": {"path": "t.ctds", "sequences": 2, "tokens": 37,
