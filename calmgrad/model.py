@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from calmgrad import backend as backends
 from calmgrad.config import LAYER_NORM_EPS, ModelConfig, resolve
+from calmgrad.domains import metadata_for
 from calmgrad.formats import cwgt
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import initial_weights, views
@@ -24,7 +25,6 @@ from calmgrad.ops.pool import pool
 from calmgrad.ops.selective_scan import selective_scan
 from calmgrad.packing import Packing
 from calmgrad.tape import Tape, Tensor
-from calmgrad.template import metadata_for
 from calmgrad.tokenizer import PAD
 
 Tokens = Sequence[int] | NDArray[Any]

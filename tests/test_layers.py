@@ -21,7 +21,7 @@ LAYERS = [
     "arena shapes packing backend",
     "tape",
     "ops",
-    "formats template",
+    "formats domains template prompt",
     "model",
     "decode sampling optim schedule ewc",
     "shards",
