@@ -10,9 +10,9 @@ from calmgrad.kernels.cpu.cross_entropy import (
     cross_entropy_forward,
 )
 from calmgrad.kernels.cpu.decode import (
-    decode_tokens,
     decode_channels,
     decode_prepare,
+    decode_tokens,
     decode_workspace,
 )
 from calmgrad.kernels.cpu.embedding import embedding_backward, embedding_forward
@@ -36,9 +36,9 @@ __all__ = [
     "choose",
     "cross_entropy_backward",
     "cross_entropy_forward",
-    "decode_tokens",
     "decode_channels",
     "decode_prepare",
+    "decode_tokens",
     "decode_workspace",
     "embedding_backward",
     "embedding_forward",

@@ -38,9 +38,9 @@ from calmgrad.kernels.protocol import (
     OUT,
     PER_LAYER,
     SKIP,
-    X,
     Array,
     Sizes,
+    X,
 )
 
 LOG2E = 1 / math.log(2)
@@ -284,4 +284,4 @@ def decode_tokens(
         if i + 1 < chosen.size:
             h = _step(conv, scan, weights, starts, s, eps, work, token)
             _head(logits, h, weights, starts[0], s.d_model)
-    return chosen.size
+    return int(chosen.size)
