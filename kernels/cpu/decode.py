@@ -270,18 +270,21 @@ def decode_tokens(
     top_p: float,
     min_p: float,
 ) -> int:
-    h = work
-    for i in range(tokens.size):
-        h = _step(conv, scan, weights, starts, s, eps, work, tokens[i])
-    _head(logits, h, weights, starts[0], s.d_model)
+    # One loop with one call of _step: compiled twice, it might round differently.
     spare = work[work.size - logits.size :]
-    for i in range(chosen.size):
-        token, log_prob = choose(logits, spare, draws[i], temperature, top_k, top_p, min_p)
-        chosen[i] = token
-        log_probs[i] = log_prob
-        if pauses[token]:
-            return i + 1
-        if i + 1 < chosen.size:
-            h = _step(conv, scan, weights, starts, s, eps, work, token)
-            _head(logits, h, weights, starts[0], s.d_model)
+    known = tokens.size
+    for i in range(known + max(chosen.size - 1, 0)):
+        token = tokens[i] if i < known else chosen[i - known]
+        h = _step(conv, scan, weights, starts, s, eps, work, token)
+        if i < known - 1:
+            continue
+        _head(logits, h, weights, starts[0], s.d_model)
+        if chosen.size == 0:
+            break
+        j = i - known + 1
+        pick, log_prob = choose(logits, spare, draws[j], temperature, top_k, top_p, min_p)
+        chosen[j] = pick
+        log_probs[j] = log_prob
+        if pauses[pick]:
+            return j + 1
     return int(chosen.size)
