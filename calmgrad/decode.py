@@ -41,6 +41,7 @@ class Decoder:
         self._sizes = Sizes(
             c.d_model, c.d_inner, c.d_state, c.d_conv, c.dt_rank, c.d_ffn, c.n_layers, c.vocab
         )
+        self._parameters = views(config, weights)
         self._starts = np.array([entry.start for entry in layout(config)], np.int64)
         self._work = np.empty(kernels.decode_workspace(self._sizes), weights.dtype)
         self.refresh()
@@ -91,7 +92,9 @@ class Decoder:
             chosen, log_probs, self.logits, self._conv, self._scan,
             self.weights, self._starts, self._sizes, LAYER_NORM_EPS, self._work,
             tokens, pauses, log_probs if draws is None else draws,
-            sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p,
+            # For an int where a float was before, Numba would compile everything once more.
+            float(sampling.temperature), int(sampling.top_k),
+            float(sampling.top_p), float(sampling.min_p),
         )  # fmt: skip
         return int(count)
 
@@ -107,7 +110,7 @@ class Decoder:
         """The state before the last of 16 n + 1 tokens, by the kernels of the training passes."""
         c, take = self.config, self._arena.take
         k = self.backend.kernels
-        p = views(c, self.weights)
+        p = self._parameters
         packing = Packing.of([tokens.size])
         self._arena.reset()
         length, di, rank = tokens.size, c.d_inner, c.dt_rank

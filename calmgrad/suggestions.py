@@ -134,7 +134,7 @@ class _Suggester:
         model.generate([0] * 40, temperature=0, max_tokens=1)
 
     def after(self, context: list[int], text: str, n: int) -> str:
-        """The completion of text[:n]; where text[n-1] was what the last one said, the rest of it."""
+        """The completion of text[:n]: the rest of the last one, if that said text[n-1]."""
         if n > 0 and not self._cut and self._last[:1] == text[n - 1]:
             self._last = self._last[1:]
             return self._last

@@ -214,6 +214,7 @@ def print_fields(model: "Model", as_json: bool) -> None:
                 "inside": None,
             }
         )
+        inner: list[tuple[str | None, int, str]]
         inner = [(entry.primary, entry.token, "primary")] if entry.primary else []
         inner += [(s.field, s.token, "subtoken") for s in entry.subtokens]
         rows += [

@@ -286,5 +286,5 @@ def decode_tokens(
         chosen[j] = pick
         log_probs[j] = log_prob
         if pauses[pick]:
-            return j + 1
+            return int(j + 1)
     return int(chosen.size)
