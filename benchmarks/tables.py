@@ -1,0 +1,73 @@
+"""The columns of each part's table, and the table as text or Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, where its value lies in a row ("calm-mamba.ms_best"), and its format."""
+
+    heading: str
+    path: str
+    form: str = ""
+
+    def of(self, row: dict[str, Any]) -> str:
+        value: Any = row
+        for key in self.path.split("."):
+            if not isinstance(value, dict) or key not in value:
+                return "-"
+            value = value[key]
+        if self.form.endswith("x") and not isinstance(value, str):  # a ratio
+            return f"{value:{self.form[:-1]}}x"
+        return format(value, self.form) if not isinstance(value, str) else value
+
+
+BATCH = [Column("size", "size"), Column("batch", "shape"), Column("threads", "threads")]
+STEP = [
+    Column("ms, best", "calmgrad.ms_best", ",.1f"),
+    Column("median", "calmgrad.ms_median", ",.1f"),
+    Column("tokens/s", "tokens_per_second", ",.0f"),
+]
+TABLES: dict[str, list[Column]] = {
+    "train": [
+        *BATCH,
+        *STEP,
+        Column("over floor", "over_floor", ".2f"),
+        Column("calm-mamba, ms", "calm-mamba.ms_best", ",.0f"),
+        Column("faster", "ratio_best", ".1fx"),
+        Column("by medians", "ratio_median", ".1fx"),
+        Column("MB", "calmgrad.peak_mb", ",.0f"),
+        Column("calm-mamba, MB", "calm-mamba.peak_mb", ",.0f"),
+        Column("smaller", "ratio_memory", ".1fx"),
+    ],
+    "floor": [
+        *BATCH,
+        *STEP,
+        Column("products, ms", "floor.ms_best", ",.1f"),
+        Column("over floor", "over_floor", ".2f"),
+    ],
+}
+
+
+def text_table(part: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Right-aligned columns, two spaces between them."""
+    cells = _cells(part, rows)
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
+    return "\n".join(lines)
+
+
+def markdown_table(part: str, rows: Sequence[dict[str, Any]]) -> str:
+    """A table for docs; words to the left, numbers to the right."""
+    head, *body = _cells(part, rows)
+    words = [all(not line[i][:1].isdigit() for line in body) for i in range(len(head))]
+    rule = "|".join("---" if word else "---:" for word in words)
+    lines = [" | ".join(line) for line in (head, *body)]
+    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
+
+
+def _cells(part: str, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    columns = TABLES[part]
+    return [[c.heading for c in columns]] + [[c.of(row) for c in columns] for row in rows]
