@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import train
+from benchmarks import alternatives, cold_start, evaluate, memory, scaling, train
 from benchmarks.contestants import WorkerFailed
 from benchmarks.options import ROOT, Options, commit, machine, now
 from benchmarks.tables import text_table
@@ -22,8 +22,12 @@ from benchmarks.tables import text_table
 PARTS: dict[str, Callable[[Options], Iterator[dict[str, Any]]]] = {
     "train": train.run,
     "floor": train.floors,
+    "evaluate": evaluate.run,
+    "alternatives": alternatives.run,
+    "cold-start": cold_start.run,
+    "memory": memory.run,
+    "scaling": scaling.run,
 }
-NEED_PEER = {"train"}
 RESULT = ROOT / "benchmarks" / "results" / "cpu.json"
 
 

@@ -32,9 +32,11 @@ class Contestant:
 
     Attributes:
         about: the versions of what it runs with.
-        started, prepared: when its process began and when it was ready, in seconds.
+        prepared_with: what else it has said when it was ready.
+        first: seconds of its first call, which may have compiled something.
         seconds: of all calls but those that warm up.
         peak: bytes, the most it has had in memory.
+        told: what the last call has returned, if anything.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Contestant:
         self.settings, self.calls = settings, calls
         self.environment = environment or {}
         self.about: dict[str, str] = {}
+        self.prepared_with: dict[str, Any] = {}
+        self.first: float | None = None
         self.seconds: list[float] = []
         self.peak = 0
+        self.told: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         self._errors = tempfile.TemporaryFile("w+")
-        self.started = time.perf_counter()
         self._process = subprocess.Popen(
             [self.python, str(WORKERS / self.script)],
             stdin=subprocess.PIPE,
@@ -66,20 +70,23 @@ class Contestant:
         )
         self._tell(json.dumps(self.settings))
         try:
-            self.about = self._answer()
+            for key, value in self._answer().items():
+                (self.about if isinstance(value, str) else self.prepared_with)[key] = value
         except BaseException:
             self.__exit__()
             raise
-        self.prepared = time.perf_counter()
         return self
 
     def turn(self, count: bool = True) -> None:
         """Make the calls of one turn."""
         self._tell(str(self.calls))
         answer = self._answer()
+        if self.first is None:
+            self.first = answer["seconds"][0]
         if count:
             self.seconds += answer["seconds"]
         self.peak = answer["peak"]
+        self.told = answer.get("told", {})
 
     def __exit__(self, *exc: object) -> None:
         assert self._process.stdin is not None
@@ -132,8 +139,8 @@ class Contestant:
 def race(contestants: Sequence[Contestant], seconds: float, least: int = 2, most: int = 10) -> None:
     """Let all take turns, one at a time, until `seconds` have passed.
 
-    The first turn of each warms up and does not count. At least `least` turns count for each, at
-    most `most`; one that has used a third of the time alone need not have more than `least`.
+    The first turn of each warms up and does not count. At least `least` turns count, at most
+    `most`, whatever the time.
     """
     with ExitStack() as stack:
         for contestant in contestants:
@@ -144,7 +151,15 @@ def race(contestants: Sequence[Contestant], seconds: float, least: int = 2, most
             if turn >= least and time.perf_counter() > end:
                 break
             for contestant in contestants:
-                slow = sum(contestant.seconds) > seconds / 3
-                if turn < least or not slow:
-                    time.sleep(PAUSE)
-                    contestant.turn()
+                time.sleep(PAUSE)
+                contestant.turn()
+
+
+def ratios(ours: Contestant, theirs: Contestant) -> dict[str, float]:
+    """How many times faster, and how many times smaller."""
+    mine, other = ours.result(), theirs.result()
+    return {
+        "ratio_best": other["ms_best"] / mine["ms_best"],
+        "ratio_median": other["ms_median"] / mine["ms_median"],
+        "ratio_memory": other["peak_mb"] / mine["peak_mb"],
+    }

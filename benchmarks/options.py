@@ -44,6 +44,11 @@ class Options:
         """The most turns in a race."""
         return 3 if self.quick else 10
 
+    @property
+    def cores(self) -> int:
+        """That this process may use."""
+        return len(os.sched_getaffinity(0))
+
     def time(self, seconds: float) -> float:
         """Seconds to spend on what a whole run would spend so many on."""
         return QUICK * seconds if self.quick else seconds
@@ -58,6 +63,23 @@ class Options:
             and (not self.shapes or row[1] in self.shapes)
             and row[2] in self.threads
         ]
+
+    def calmgrad(
+        self, task: str, settings: dict[str, Any], calls: int = 5, name: str = "calmgrad"
+    ) -> Contestant:
+        """This checkout."""
+        return Contestant(
+            name, "run_calmgrad.py", self.python, {"task": task, **settings}, calls=calls
+        )
+
+    def calm_mamba(
+        self, task: str, settings: dict[str, Any], calls: int = 1, scan: str = "loop"
+    ) -> Contestant:
+        """calm-mamba, as it is or with another scan."""
+        assert self.peer is not None
+        name = "calm-mamba" if scan == "loop" else scan
+        told = {"task": task, "scan": scan, **settings}
+        return Contestant(name, "run_calm_mamba.py", self.peer, told, calls=calls)
 
     def note_versions(self, contestants: Sequence[Contestant]) -> None:
         """Keep what they have said of themselves."""

@@ -30,23 +30,66 @@ STEP = [
     Column("median", "calmgrad.ms_median", ",.1f"),
     Column("tokens/s", "tokens_per_second", ",.0f"),
 ]
+PEER = [
+    Column("calm-mamba, ms", "calm-mamba.ms_best", ",.0f"),
+    Column("faster", "ratio_best", ".1fx"),
+    Column("by medians", "ratio_median", ".1fx"),
+    Column("MB", "calmgrad.peak_mb", ",.0f"),
+    Column("calm-mamba, MB", "calm-mamba.peak_mb", ",.0f"),
+    Column("smaller", "ratio_memory", ".1fx"),
+]
 TABLES: dict[str, list[Column]] = {
     "train": [
         *BATCH,
         *STEP,
         Column("over floor", "over_floor", ".2f"),
-        Column("calm-mamba, ms", "calm-mamba.ms_best", ",.0f"),
-        Column("faster", "ratio_best", ".1fx"),
-        Column("by medians", "ratio_median", ".1fx"),
-        Column("MB", "calmgrad.peak_mb", ",.0f"),
-        Column("calm-mamba, MB", "calm-mamba.peak_mb", ",.0f"),
-        Column("smaller", "ratio_memory", ".1fx"),
+        *PEER,
     ],
     "floor": [
         *BATCH,
         *STEP,
         Column("products, ms", "floor.ms_best", ",.1f"),
         Column("over floor", "over_floor", ".2f"),
+    ],
+    "evaluate": [*BATCH, *STEP, *PEER],
+    "alternatives": [
+        *BATCH,
+        Column("ms, best", "calmgrad.ms_best", ",.1f"),
+        *[
+            Column(heading, path, form)
+            for name, title in (("stack", "list"), ("pscan", "pscan"), ("jax", "JAX"))
+            for heading, path, form in (
+                (f"{title}, ms", f"{name}.ms_best", ",.0f"),
+                ("slower", f"faster_than.{name}", ".1fx"),
+            )
+        ],
+        Column("JAX's first, s", "jax.first_call_s", ".0f"),
+    ],
+    "cold-start": [
+        Column("until", "what"),
+        Column("s, best", "calmgrad.s_best", ".2f"),
+        Column("median", "calmgrad.s_median", ".2f"),
+        Column("calm-mamba, s", "calm-mamba.s_best", ".2f"),
+        Column("faster", "ratio_best", ".1fx"),
+    ],
+    "memory": [
+        *BATCH,
+        Column("shard tokens", "shard_tokens", ","),
+        Column("before, MB", "before_mb", ",.0f"),
+        Column("forecast", "forecast_mb", ",.0f"),
+        Column("used", "used_mb", ",.0f"),
+        Column("peak, MB", "peak_mb", ",.0f"),
+        Column("forecast of the peak off by", "off", "+.0%"),
+    ],
+    "scaling": [
+        Column("axis", "axis"),
+        *BATCH,
+        Column("ms, best", "ms_best", ",.1f"),
+        Column("tokens/s", "tokens_per_second", ",.0f"),
+        Column("calculated", "calculated", ",.0f"),
+        Column("serial, ms", "serial_ms", ".2f"),
+        Column("a shard, ms", "shard_ms", ".2f"),
+        Column("adding, ms", "add_ms", ".3f"),
     ],
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.batches import batch_of, lengths_of
-from benchmarks.contestants import Contestant, race
+from benchmarks.contestants import race, ratios
 from benchmarks.options import Options
 
 # (size, shape, threads), and how many seconds to spend on it.
@@ -35,19 +35,11 @@ def row(
 ) -> dict[str, Any]:
     """One comparison."""
     settings = {"size": size, "threads": threads, **batch_of(shape)}
-    ours = Contestant(
-        "calmgrad", "run_calmgrad.py", options.python, {"task": "train", **settings}, calls=5
-    )
-    floor = Contestant(
-        "floor", "run_calmgrad.py", options.python, {"task": "floor", **settings}, calls=5
-    )
+    ours = options.calmgrad("train", settings)
+    floor = options.calmgrad("floor", settings, name="floor")
     contestants = [ours, floor]
     if with_peer and options.peer:
-        contestants.append(
-            Contestant(
-                "calm-mamba", "run_calm_mamba.py", options.peer, {"task": "train", **settings}
-            )
-        )
+        contestants.append(options.calm_mamba("train", settings))
     race(contestants, options.time(seconds), most=options.turns)
     options.note_versions(contestants)
     tokens = sum(lengths_of(shape))
@@ -63,13 +55,3 @@ def row(
     if len(contestants) == 3:
         found |= ratios(ours, contestants[2])
     return found
-
-
-def ratios(ours: Contestant, theirs: Contestant) -> dict[str, float]:
-    """How many times faster, and how many times smaller."""
-    mine, other = ours.result(), theirs.result()
-    return {
-        "ratio_best": other["ms_best"] / mine["ms_best"],
-        "ratio_median": other["ms_median"] / mine["ms_median"],
-        "ratio_memory": other["peak_mb"] / mine["peak_mb"],
-    }

@@ -1,6 +1,7 @@
-"""calmgrad as a worker: a training step, an evaluation, or the matrix products of a step alone."""
+"""calmgrad as a worker: a training step, an evaluation, and what bounds a step from below."""
 
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,14 +17,17 @@ Call = Callable[[], object]
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
-    """The call of `settings["task"]`, and the versions it runs with."""
-    call = TASKS[settings["task"]](settings)
+    """The call of `settings["task"]`, the versions it runs with, and the forecast of memory."""
+    task = settings["task"]
+    told = forecast(settings) if task == "train" else {}
+    call = TASKS[task](settings)
     import numba
     import numpy as np
     from threadpoolctl import threadpool_info
 
     blas = [p for p in threadpool_info() if p["user_api"] == "blas"]
     about = {
+        **told,
         "calmgrad": calmgrad.__version__,
         "numpy": np.__version__,
         "numba": numba.__version__,
@@ -43,6 +47,75 @@ def train(settings: dict[str, Any]) -> Call:
         model, lr=1e-4, reduction="token", threads=settings["threads"], **options
     )
     return lambda: trainer.step(arrays, settings["positions"])
+
+
+def forecast(settings: dict[str, Any]) -> dict[str, int]:
+    """Bytes in use with all kernels loaded, and by how much training is expected to raise that.
+
+    As calmgrad.train tells it before a run.
+    """
+    from calmgrad import memory
+    from calmgrad.shards import SHARD_TOKENS, cut
+
+    model = calmgrad.new_model(settings["size"], seed=0)
+    with calmgrad.Trainer(model, threads=1) as trainer:
+        trainer.accumulate([65, 66, 67])
+    lengths = [len(tokens) - 1 for tokens in settings["tokens"]]
+    shards = cut(lengths, settings.get("shard_tokens", SHARD_TOKENS))
+    added = memory.forecast(
+        model.config,
+        max(sum(lengths[i] for i in shard) for shard in shards),
+        max(map(len, shards)),
+        settings["threads"],
+        adam=True,
+    )
+    return {"resident": memory.resident(), "forecast": added}
+
+
+def parts(settings: dict[str, Any]) -> Call:
+    """A training step that tells what its parts took, in seconds; on one thread.
+
+    serial: outside the shards; shard: forward and backward of one; add: adding its gradient.
+    """
+    import numpy as np
+
+    arrays = [np.asarray(tokens, np.int64) for tokens in settings["tokens"]]
+    trainer = calmgrad.Trainer(
+        calmgrad.new_model(settings["size"], seed=0), lr=1e-4, reduction="token", threads=1
+    )
+    run = trainer.runner.run
+    spent = {"run": 0.0, "add": 0.0, "shards": 0}
+
+    def timed_run(shards: Any, head: Any, seeds: Any, add: Any) -> Any:
+        def timed_add(gradient: Any, i: int) -> None:
+            began = time.perf_counter()
+            add(gradient, i)
+            spent["add"] += time.perf_counter() - began
+
+        began = time.perf_counter()
+        outputs = run(shards, head, seeds, timed_add)
+        spent["run"] += time.perf_counter() - began
+        spent["shards"] += len(shards)
+        return outputs
+
+    def call() -> dict[str, float]:
+        spent.update(run=0.0, add=0.0, shards=0)
+        began = time.perf_counter()
+        trainer.step(arrays, settings["positions"])
+        step = time.perf_counter() - began
+        best.append((step, dict(spent)))
+        step, least = min(best, key=lambda pair: pair[0])
+        count = int(least["shards"])
+        return {
+            "serial": step - least["run"],
+            "shard": (least["run"] - least["add"]) / count,
+            "add": least["add"] / count,
+            "shards": count,
+        }
+
+    best: list[tuple[float, dict[str, float]]] = []
+    trainer.runner.run = timed_run  # type: ignore[method-assign]
+    return call
 
 
 def evaluate(settings: dict[str, Any]) -> Call:
@@ -118,6 +191,7 @@ def products(config: Any, tokens: int) -> list[Any]:
 
 TASKS: dict[str, Callable[[dict[str, Any]], Call]] = {
     "train": train,
+    "parts": parts,
     "evaluate": evaluate,
     "floor": floor,
 }

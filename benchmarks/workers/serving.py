@@ -2,8 +2,8 @@
 
 A worker imports this from its own folder, under whatever Python it runs. The first line on its
 standard input holds its settings, as JSON; every other line is a number of calls to make. Each
-answer is a line of JSON: first what the worker is, then the seconds of each call and the peak
-memory of the process so far.
+answer is a line of JSON: first what the worker is, then the seconds of each call, the peak
+memory of the process so far, and what the last call has returned, if that is a dict.
 """
 
 import json
@@ -28,9 +28,12 @@ def serve(prepare: Prepare) -> None:
         seconds = []
         for _ in range(int(line)):
             began = time.perf_counter()
-            call()
+            told = call()
             seconds.append(time.perf_counter() - began)
-        print(json.dumps({"seconds": seconds, "peak": peak_memory()}), file=answers, flush=True)
+        answer = {"seconds": seconds, "peak": peak_memory()}
+        if isinstance(told, dict):
+            answer["told"] = told
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def peak_memory() -> int:
