@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import alternatives, cold_start, evaluate, memory, scaling, train
+from benchmarks import alternatives, cold_start, evaluate, memory, ops, scaling, train
 from benchmarks.contestants import WorkerFailed
 from benchmarks.options import ROOT, Options, commit, machine, now
 from benchmarks.tables import text_table
@@ -22,6 +22,8 @@ from benchmarks.tables import text_table
 PARTS: dict[str, Callable[[Options], Iterator[dict[str, Any]]]] = {
     "train": train.run,
     "floor": train.floors,
+    "ops": ops.run,
+    "scan": ops.scan,
     "evaluate": evaluate.run,
     "alternatives": alternatives.run,
     "cold-start": cold_start.run,

@@ -129,6 +129,29 @@ def evaluate(settings: dict[str, Any]) -> Call:
     return lambda: evaluation(model, dataset, settings["threads"])
 
 
+def profile(settings: dict[str, Any]) -> Call:
+    """The profile of a step, op by op, and the speed of exponentials."""
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from calmgrad import ceilings, op_profile
+
+    arrays = [np.asarray(tokens, np.int64) for tokens in settings["tokens"]]
+
+    def call() -> dict[str, Any]:
+        model = calmgrad.new_model(settings["size"], seed=0)
+        found = op_profile.profile(model, arrays, settings["positions"], settings["seconds"])
+        return {
+            **asdict(found),
+            "exponentials": ceilings.exponentials(),
+            "channels": model.config.d_inner,
+            "layers": model.config.n_layers,
+        }
+
+    return call
+
+
 def floor(settings: dict[str, Any]) -> Call:
     """The matrix products of the step on this batch, nothing else: same shapes, threads, BLAS."""
     import numpy as np
@@ -194,6 +217,7 @@ TASKS: dict[str, Callable[[dict[str, Any]], Call]] = {
     "parts": parts,
     "evaluate": evaluate,
     "floor": floor,
+    "profile": profile,
 }
 
 if __name__ == "__main__":
