@@ -29,7 +29,7 @@ LAYERS = [
     "trainer",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
-    " plots continual memory rundir starting suggestions training",
+    " plots continual memory rundir starting suggestions training ceilings op_profile",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

@@ -35,9 +35,36 @@ def test_table(run: Run) -> None:
     assert done.stderr.startswith("machine  ")
 
 
+def test_ops(run: Run) -> None:
+    done = run("benchmark", "-s", "nano", "--seconds", 0.01, "--ops")
+    head, speeds, heading, *rows = done.stdout.splitlines()
+    assert head.startswith("nano: a step of ")
+    assert speeds.startswith("this machine: products ")
+    assert heading.split()[0] == "op"
+    shares = [float(row.partition("%")[0].split()[-1]) for row in rows]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=0.1 * len(rows))
+    assert not any(" - " in row for row in rows)  # every op's work is known
+
+
+def test_ops_json(run: Run) -> None:
+    result = json.loads(run("benchmark", "-s", "nano", "--seconds", 0.01, "--ops", "--json").stdout)
+    assert result["threads"] == 1
+    [found] = result["sizes"]
+    assert (found["size"], found["shards"], found["tokens"]) == ("nano", 4, 8 * 255)
+    assert sum(row["share"] for row in found["rows"]) == pytest.approx(1)
+    by_name = {row["op"]: row for row in found["rows"]}
+    assert by_name["selective_scan"]["calls"] == 3 * 4
+    assert by_name["logits"]["calls"] == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["-s", "huge"], "'huge' is not one of"), (["--seconds", "0"], "0.0 is not in the range")],
+    [
+        (["--ops", "--threads", "2"], "one thread"),
+        (["-s", "huge"], "'huge' is not one of"),
+        (["--seconds", "0"], "0.0 is not in the range"),
+    ],
 )
 def test_bad_calls(run: Run, arguments: list[str], message: str) -> None:
     assert message in run("benchmark", *arguments, code=2).stderr
