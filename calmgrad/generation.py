@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calmgrad.decode import Decoder, Integers
+from calmgrad.decoder import Decoder, Integers
 from calmgrad.formats.cwgt import Metadata
 from calmgrad.prompt import prompt as typed_prompt
 from calmgrad.sampling import Sampling

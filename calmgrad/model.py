@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calmgrad import backend as backends
 from calmgrad.config import LAYER_NORM_EPS, ModelConfig, resolve
-from calmgrad.decode import Decoder
+from calmgrad.decoder import Decoder
 from calmgrad.domains import metadata_for
 from calmgrad.formats import cwgt
 from calmgrad.generation import Completion, OnToken, Stops, Text, generate, prompt_tokens

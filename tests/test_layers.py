@@ -22,7 +22,7 @@ LAYERS = [
     "tape",
     "ops",
     "formats domains template prompt",
-    "decode sampling generation",
+    "decoder sampling generation",
     "model",
     "optim schedule ewc",
     "shards",

@@ -85,7 +85,7 @@ def evaluate(settings: dict[str, Any]) -> Call:
 
 
 def generate(settings: dict[str, Any]) -> Call:
-    """A greedy completion of the next prompt, as calm-inference makes it; tells the tokens of all."""
+    """A greedy completion of the next prompt by calm-inference; tells the tokens of all."""
     from itertools import cycle
 
     from calm.checkpoint import load_cwgt

@@ -47,7 +47,7 @@ def _keep(weight, total, top_k, top_p, min_p):
     while True:
         i = _largest(weight)
         w = weight[i]
-        if w <= 0 or w < min_p:
+        if not (w > 0 and w >= min_p):  # none left; or NaN
             break
         if (top_k > 0 and count >= top_k and w < last) or (top_p > 0 and kept > top_p * total):
             break
