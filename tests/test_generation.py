@@ -37,7 +37,8 @@ def test_token_for_token_as_calm_mamba(name: str, request: pytest.FixtureRequest
             stop=[bytes(pattern) for pattern in row["stop"]],
         )
         assert found.tokens == row["tokens"]
-        assert found.score == pytest.approx(row["score"], abs=2e-5)
+        # float32: each logit carries a rounding error in proportion to its size.
+        assert found.score == pytest.approx(row["score"], rel=1e-6, abs=5e-6)
 
 
 def by_full_forward(

@@ -3,7 +3,7 @@
 import math
 
 from calmgrad.kernels.cpu.compile import inlined, kernel
-from calmgrad.kernels.cpu.simd import WIDTH, all_lanes, constant, exp2_of_negative, load, store
+from calmgrad.kernels.cpu.simd import WIDTH, all_lanes, constant, exp2, load, store
 from calmgrad.kernels.cpu.simd import total as sum_of_lanes
 from calmgrad.kernels.protocol import Array
 
@@ -26,7 +26,7 @@ def _weigh(weight, logits, most, scale):
     sums = constant(logits, 0.0)
     full = logits.size // WIDTH * WIDTH
     for i in range(0, full, WIDTH):
-        w = exp2_of_negative((load(logits, i, all_lanes()) - most) * scale)
+        w = exp2((load(logits, i, all_lanes()) - most) * scale)
         store(weight, i, w, all_lanes())
         sums += w
     total = float(sum_of_lanes(sums))
