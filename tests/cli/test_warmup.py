@@ -6,12 +6,17 @@ from pathlib import Path
 from tests.cli.conftest import Run
 
 
-def test_what_is_compiled_is_not_compiled_again(run: Run) -> None:
-    run("warmup")
+def test_nothing_is_compiled_after_it(run: Run, dataset: Path) -> None:
+    folder = Path(json.loads(run("warmup", "--json").stdout)["folder"])
+    compiled = sorted(folder.rglob("*.nb[ci]"))
+    assert compiled
+    times = [file.stat().st_mtime_ns for file in compiled]
+    run("train", "-m", "new", "-d", dataset, "--val-dataset", dataset, "--max-steps", 2)
     result = json.loads(run("warmup", "--json").stdout)
     assert result["compiled"] == 0
-    assert list(Path(result["folder"]).rglob("*.nbc"))
     assert result["seconds"] > 0
+    assert sorted(folder.rglob("*.nb[ci]")) == compiled
+    assert [file.stat().st_mtime_ns for file in compiled] == times
 
 
 def test_no_folder_to_keep_them(run: Run, tmp_path: Path) -> None:
