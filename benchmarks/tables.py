@@ -72,6 +72,17 @@ TABLES: dict[str, list[Column]] = {
         Column("share of the step", "share", ".0%"),
     ],
     "evaluate": [*BATCH, *STEP, *PEER],
+    "generate": [
+        Column("size", "size"),
+        Column("prompt + completion", "shape"),
+        Column("tokens/s", "tokens_per_second", ",.0f"),
+        Column("calm-mamba, tokens/s", "peer_tokens_per_second", ",.0f"),
+        Column("faster", "ratio_best", ".1fx"),
+        Column("by medians", "ratio_median", ".1fx"),
+        Column("ms, p50", "p50_ms", ",.2f"),
+        Column("p99", "p99_ms", ",.2f"),
+        Column("same tokens", "same_tokens"),
+    ],
     "alternatives": [
         *BATCH,
         Column("ms, best", "calmgrad.ms_best", ",.1f"),

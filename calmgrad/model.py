@@ -1,7 +1,8 @@
 """The CALM network out of ops, and a model: its weights with all that its file holds."""
 
 import os
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -10,7 +11,10 @@ from numpy.typing import NDArray
 
 from calmgrad import backend as backends
 from calmgrad.config import LAYER_NORM_EPS, ModelConfig, resolve
+from calmgrad.decode import Decoder
+from calmgrad.domains import metadata_for
 from calmgrad.formats import cwgt
+from calmgrad.generation import Completion, OnToken, Stops, Text, generate, prompt_tokens
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import initial_weights, views
 from calmgrad.ops.causal_conv1d import causal_conv1d
@@ -23,8 +27,9 @@ from calmgrad.ops.linear import linear
 from calmgrad.ops.pool import pool
 from calmgrad.ops.selective_scan import selective_scan
 from calmgrad.packing import Packing
+from calmgrad.prompt import stop_patterns
+from calmgrad.sampling import resolve as resolve_sampling
 from calmgrad.tape import Tape, Tensor
-from calmgrad.template import metadata_for
 from calmgrad.tokenizer import PAD
 
 Tokens = Sequence[int] | NDArray[Any]
@@ -185,6 +190,7 @@ class Model:
         self.fisher = data.fisher
         self.anchor = data.anchor
         self._forward: _Forward | None = None
+        self._decoder: Decoder | None = None
 
     def logits(self, tokens: Tokens) -> NDArray[np.float32]:
         """(n, vocab) logits of one sequence; of more than l_max tokens, of the last l_max."""
@@ -226,6 +232,61 @@ class Model:
         )
         return np.asarray(rows[0])
 
+    def generate(
+        self,
+        prompt: Text | Tokens,
+        *,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        max_tokens: int | None = None,
+        candidates: int | None = None,
+        stop: Sequence[str | bytes] | None = None,
+        seed: int | None = None,
+        on_token: OnToken | None = None,
+    ) -> list[Completion]:
+        """Completions of a prompt, one after the other (FORMATS §8).
+
+        Args:
+            prompt: text as one types it, `field:value` in it or not, or a mapping of fields: put
+                into the model's template. Or tokens, taken as they are.
+            temperature, …, candidates: as in `calmgrad.sampling.Sampling`; None: for text the
+                model's own sampler defaults, and where there are none calm-inference's.
+            stop: patterns that end a completion and are not part of it; None: for text the
+                model's own stop conditions.
+            seed: of the dice; the same seed gives the same completions. None: a new one.
+            on_token: called with each token as soon as it is certain.
+
+        Raises:
+            ValueError: the prompt leaves no room below l_max, or does not fit the template; or a
+                value is out of its range.
+        """
+        as_text = isinstance(prompt, str | Mapping)
+        given = dict(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+            max_tokens=max_tokens, candidates=candidates,
+        )  # fmt: skip
+        sampling = resolve_sampling(self.sampler if as_text else None, given)
+        config = self.config
+        if isinstance(prompt, str | Mapping):
+            prompt = prompt_tokens(self.metadata, prompt, config.l_max, sampling.max_tokens)
+        if stop is None:
+            stop = stop_patterns(self.metadata.stop_conditions) if as_text else []
+        patterns = [p.encode() if isinstance(p, str) else p for p in stop]
+        if self._decoder is None or self._decoder.weights is not self.weights:
+            self._decoder = Decoder(config, self.weights)
+        self._decoder.refresh()
+        with backends.one_blas_thread(), backends.silent_overflow():
+            return generate(
+                self._decoder,
+                checked_tokens(prompt, config, "prompt"),
+                sampling,
+                Stops(patterns, config.vocab),
+                secrets.randbits(32) if seed is None else seed,
+                on_token,
+            )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a CWGT file, whole or not at all, EWC data included (FORMATS §2)."""
         cwgt.write(path, self.data())
@@ -238,7 +299,7 @@ class Model:
 
     def close(self) -> None:
         """Free what forward passes use; the weights stay."""
-        self._forward = None
+        self._forward = self._decoder = None
 
     def __enter__(self) -> Self:
         return self

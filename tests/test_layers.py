@@ -21,14 +21,15 @@ LAYERS = [
     "arena shapes packing backend",
     "tape",
     "ops",
-    "formats template",
+    "formats domains template prompt",
+    "decode sampling generation",
     "model",
-    "decode sampling optim schedule ewc",
+    "optim schedule ewc",
     "shards",
     "trainer",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
-    " plots continual memory rundir starting training ceilings op_profile",
+    " plots continual memory rundir starting suggestions training ceilings op_profile",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

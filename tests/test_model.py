@@ -7,7 +7,7 @@ import pytest
 
 import calmgrad
 from calmgrad.config import PRESETS, ModelConfig, resolve
-from calmgrad.template import DOMAINS
+from calmgrad.domains import DOMAINS
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,33 @@ def evaluate(settings: dict[str, Any]) -> Call:
     return losses
 
 
-TASKS: dict[str, Callable[[dict[str, Any]], Call]] = {"train": train, "evaluate": evaluate}
+def generate(settings: dict[str, Any]) -> Call:
+    """A greedy completion of the next prompt, as calm-inference makes it; tells the tokens of all."""
+    from itertools import cycle
+
+    from calm.checkpoint import load_cwgt
+    from calm.cli.inference import generate as complete
+
+    model = load_cwgt(settings["path"])[0]
+    model.eval()
+    tokenizer = CalmTokenizer()
+    prompts = cycle(enumerate(settings["prompts"]))
+    tokens: dict[str, list[int]] = {}
+
+    def call() -> dict[str, list[int]]:
+        i, prompt = next(prompts)
+        found = complete(model, prompt, tokenizer, temperature=0.0, max_tokens=settings["count"])
+        tokens[str(i)] = found.tokens
+        return tokens
+
+    return call
+
+
+TASKS: dict[str, Callable[[dict[str, Any]], Call]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "generate": generate,
+}
 
 
 # --- other scans ------------------------------------------------------------------------------

@@ -129,6 +129,23 @@ def evaluate(settings: dict[str, Any]) -> Call:
     return lambda: evaluation(model, dataset, settings["threads"])
 
 
+def generate(settings: dict[str, Any]) -> Call:
+    """A greedy completion of the next prompt; tells the tokens of all."""
+    from itertools import cycle
+
+    model = calmgrad.load_model(settings["path"])
+    prompts = cycle(enumerate(settings["prompts"]))
+    tokens: dict[str, list[int]] = {}
+
+    def call() -> dict[str, list[int]]:
+        i, prompt = next(prompts)
+        found = model.generate(prompt, temperature=0, max_tokens=settings["count"])
+        tokens[str(i)] = found[0].tokens
+        return tokens
+
+    return call
+
+
 def profile(settings: dict[str, Any]) -> Call:
     """The profile of a step, op by op, and the speed of exponentials."""
     from dataclasses import asdict
@@ -216,6 +233,7 @@ TASKS: dict[str, Callable[[dict[str, Any]], Call]] = {
     "train": train,
     "parts": parts,
     "evaluate": evaluate,
+    "generate": generate,
     "floor": floor,
     "profile": profile,
 }
