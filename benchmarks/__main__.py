@@ -14,7 +14,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import alternatives, cold_start, evaluate, generate, memory, ops, scaling, train
+from benchmarks import (
+    alternatives,
+    cold_start,
+    embed,
+    evaluate,
+    generate,
+    memory,
+    ops,
+    scaling,
+    train,
+)
 from benchmarks.contestants import WorkerFailed
 from benchmarks.options import ROOT, Options, commit, machine, now
 from benchmarks.tables import text_table
@@ -25,6 +35,7 @@ PARTS: dict[str, Callable[[Options], Iterator[dict[str, Any]]]] = {
     "ops": ops.run,
     "scan": ops.scan,
     "evaluate": evaluate.run,
+    "embed": embed.run,
     "generate": generate.run,
     "alternatives": alternatives.run,
     "cold-start": cold_start.run,

@@ -39,7 +39,7 @@ def command(as_json: bool) -> None:
 
 
 def use_all() -> None:
-    """Call every kernel that training, evaluation and embedding may need."""
+    """Call every kernel that training, evaluation, embedding and generation may need."""
     import numpy as np
 
     from calmgrad.model import new_model
@@ -58,4 +58,6 @@ def use_all() -> None:
                     trainer.contrastive_step(pairs, pairs, pool=pool)
         model.logits(np.arange(20))
         model.embed(np.arange(20))
+        for temperature in (0.0, 0.7):
+            model.generate([65, 66], temperature=temperature, max_tokens=2, seed=0)
         model.close()
