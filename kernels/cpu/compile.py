@@ -78,9 +78,15 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def _forgiving(dispatcher: Any) -> Any:
-    """A cache that cannot be written (a full disk) or read (cut short) only costs time."""
+    """A cache that cannot be written (a full disk) or read (cut short) only costs time.
+
+    And it is read at once: Numba's `load_overload` first makes its compiler know all of Python
+    and NumPy, which takes a quarter of a second; what is loaded needs the runtime alone.
+    """
+    from numba.core.runtime import rtsys
+
     cache = dispatcher._cache
-    save, load = cache.save_overload, cache.load_overload
+    save, load = cache.save_overload, cache._load_overload
 
     def save_or_go_on(*arguments: Any) -> None:
         try:
@@ -88,9 +94,10 @@ def _forgiving(dispatcher: Any) -> Any:
         except OSError as error:
             _say_uncached(f"{FOLDER}: {error.strerror or error}")
 
-    def load_or_compile(*arguments: Any) -> Any:
+    def load_or_compile(signature: Any, target: Any) -> Any:
+        rtsys.initialize(target)
         try:
-            return load(*arguments)
+            return load(signature, target)
         except Exception:  # whatever a broken pickle raises
             with suppress(OSError):
                 cache.flush()
