@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calmgrad.decode import Decoder, Integers
+from calmgrad.decoder import Decoder, Integers
 from calmgrad.formats.cwgt import Metadata
 from calmgrad.prompt import prompt as typed_prompt
 from calmgrad.sampling import Sampling
@@ -16,7 +16,7 @@ from calmgrad.template import build_sequence
 from calmgrad.tokenizer import EOS, PAD, decode
 
 OnToken = Callable[[int], object]
-Text = str | Mapping[str, Any]  # typed text, or the fields of a template
+Fields = Mapping[str, Any]  # of a template: name -> value
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Stops:
         return max(lengths, default=0)
 
 
-def prompt_tokens(metadata: Metadata, text: Text, l_max: int, max_tokens: int) -> list[int]:
+def prompt_tokens(metadata: Metadata, text: str | Fields, l_max: int, max_tokens: int) -> list[int]:
     """The tokens of typed text or of fields, by a model's template.
 
     Repeated fields are cut, the oldest items first, to leave room for `max_tokens`; that is half

@@ -21,15 +21,17 @@ LAYERS = [
     "arena shapes packing backend",
     "tape",
     "ops",
+    "network",
+    "shards",
     "formats domains template prompt",
-    "decode sampling generation",
+    "decoder sampling generation",
     "model",
     "optim schedule ewc",
-    "shards",
     "trainer",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
-    " plots continual memory rundir starting suggestions training ceilings op_profile",
+    " plots continual memory rundir starting training conversion dataset_statistics dataset_editing"
+    " redaction retrieval contrastive texts search suggestions ceilings op_profile",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

@@ -3,7 +3,7 @@
 import math
 
 from calmgrad.kernels.cpu.compile import inlined, kernel
-from calmgrad.kernels.cpu.simd import WIDTH, all_lanes, constant, exp2_of_negative, load, store
+from calmgrad.kernels.cpu.simd import WIDTH, all_lanes, constant, exp2, load, store
 from calmgrad.kernels.cpu.simd import total as sum_of_lanes
 from calmgrad.kernels.protocol import Array
 
@@ -26,7 +26,7 @@ def _weigh(weight, logits, most, scale):
     sums = constant(logits, 0.0)
     full = logits.size // WIDTH * WIDTH
     for i in range(0, full, WIDTH):
-        w = exp2_of_negative((load(logits, i, all_lanes()) - most) * scale)
+        w = exp2((load(logits, i, all_lanes()) - most) * scale)
         store(weight, i, w, all_lanes())
         sums += w
     total = float(sum_of_lanes(sums))
@@ -47,7 +47,7 @@ def _keep(weight, total, top_k, top_p, min_p):
     while True:
         i = _largest(weight)
         w = weight[i]
-        if w <= 0 or w < min_p:
+        if not (w > 0 and w >= min_p):  # none left; or NaN
             break
         if (top_k > 0 and count >= top_k and w < last) or (top_p > 0 and kept > top_p * total):
             break

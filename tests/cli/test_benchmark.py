@@ -1,10 +1,13 @@
 """calmgrad benchmark"""
 
 import json
+import time
+from typing import ClassVar
 
 import pytest
 
 from calmgrad.cli.benchmark import PROMPT, completion_times, timed
+from calmgrad.generation import Completion
 from tests.cli.conftest import Run
 
 
@@ -31,7 +34,7 @@ def test_json(run: Run) -> None:
 def test_table(run: Run) -> None:
     done = run("benchmark", "-s", "nano", "--seconds", 0.05)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["best", "size", "nano", "a"]
-    assert "model.logits" in done.stdout
+    assert "model.generate" in done.stdout
     assert done.stderr.startswith("machine  ")
 
 
@@ -77,17 +80,17 @@ def test_repeats_follow_the_time() -> None:
     assert len(timed(lambda: None, 0.01)) > 3
 
 
-def test_completion_starts_anew_after_a_while() -> None:
-    import numpy as np
+def test_time_of_a_token_is_a_share_of_its_completion() -> None:
+    """A completion may end early: then fewer tokens share the time."""
 
     class Fake:
-        def __init__(self) -> None:
-            self.lengths: list[int] = []
+        asked: ClassVar[list[dict[str, object]]] = []
 
-        def logits(self, tokens: list[int]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-            self.lengths.append(len(tokens))
-            return np.eye(3)[[0] * len(tokens)]
+        def generate(self, prompt: list[int], **options: object) -> list[Completion]:
+            self.asked.append(options)
+            time.sleep(0.02)
+            return [Completion([1, 2, 3], "", 0.0, "end")]
 
-    model = Fake()
-    completion_times(model, [1] * PROMPT, 0.05)  # type: ignore[arg-type]
-    assert model.lengths[: PROMPT + 2] == [*range(PROMPT, 2 * PROMPT), PROMPT, PROMPT + 1]
+    times = completion_times(Fake(), [1] * PROMPT, 0.0)  # type: ignore[arg-type]
+    assert Fake.asked[0] == {"temperature": 0, "max_tokens": PROMPT}
+    assert 0.02 / 4 <= min(times) < 0.02
