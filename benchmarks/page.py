@@ -47,10 +47,10 @@ def files(result: dict[str, Any]) -> dict[Path, str]:
 
 def filled(page: str, name: str, content: str) -> str:
     """The page with another content in one of its blocks."""
-    begin, end = f"<!-- {name} -->\n", "\n<!-- end -->"
+    begin, end = f"<!-- {name} -->\n", "<!-- end -->"
     before, _, rest = page.partition(begin)
     _, _, after = rest.partition(end)
-    return f"{before}{begin}{content}{end}{after}"
+    return f"{before}{begin}{content}\n{end}{after}"
 
 
 def machine(result: dict[str, Any]) -> str:
@@ -61,7 +61,8 @@ def machine(result: dict[str, Any]) -> str:
         told = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
         lines.append(
             f"{about['cpu']}, {about['cores']} cores, {about['memory_gb']:.0f} GB;"
-            f" Python {about['python']}, {told}; commit {found['commit']} | {part}"
+            f" Python {about['python']}, {told}; commit {found['commit']}"
+            f"{', a quick run' if found['quick'] else ''} | {part}"
         )
     grouped: dict[str, list[str]] = {}
     for line in lines:

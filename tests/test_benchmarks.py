@@ -104,6 +104,13 @@ def test_the_page_is_made_of_the_results() -> None:
         assert path.read_text(encoding="utf-8") == content, path.name
 
 
+def test_only_what_is_between_the_marks_is_replaced() -> None:
+    text = "a\n<!-- one -->\n<!-- end -->\nb\n<!-- two -->\nold\n<!-- end -->\nc\n"
+    once = page.filled(page.filled(text, "one", "1"), "two", "2")
+    assert once == "a\n<!-- one -->\n1\n<!-- end -->\nb\n<!-- two -->\n2\n<!-- end -->\nc\n"
+    assert page.filled(once, "one", "1") == once
+
+
 def test_the_command(tmp_path: Path) -> None:
     from calmgrad.kernels.cpu.compile import FOLDER
 
@@ -120,7 +127,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == "memory"
     found = json.loads(output.read_text())["memory"]
-    assert {"commit", "at", "machine", "versions", "rows"} == set(found)
+    assert {"commit", "at", "machine", "quick", "versions", "rows"} == set(found)
     [row] = found["rows"]
     assert (row["size"], row["shape"], row["threads"]) == ("nano", "32x256", 2)
     assert row["off"] == pytest.approx(0, abs=0.15)

@@ -328,7 +328,9 @@ def mentions(page: Path) -> Iterator[tuple[str, str, set[str]]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_exist(page: Path) -> None:
     for place, text, known in mentions(page):
-        unknown = set(FLAG.findall(without_comment(text))) - known - {"--version", "-v", "--verbose"}
+        unknown = (
+            set(FLAG.findall(without_comment(text))) - known - {"--version", "-v", "--verbose"}
+        )
         assert not unknown, f"{place}: {text}: {unknown}"
 
 

@@ -88,7 +88,8 @@ def intermediate(which: str) -> str:
         env={
             **kept,
             "NUMBA_CPU_NAME": "generic",
-            "CALMGRAD_CACHE_DIR": os.devnull,  # code from the cache cannot be looked at
+            # A file, so no folder: code from the cache cannot be looked at.
+            "CALMGRAD_CACHE_DIR": __file__,
             "PYTHONPATH": str(ROOT),
         },
         capture_output=True,
