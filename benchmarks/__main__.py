@@ -9,12 +9,24 @@ on a machine with other work, read the best. The JSON is written after every row
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import alternatives, cold_start, evaluate, generate, memory, ops, scaling, train
+from benchmarks import (
+    alternatives,
+    cold_start,
+    embed,
+    evaluate,
+    generate,
+    memory,
+    ops,
+    scaling,
+    train,
+)
 from benchmarks.contestants import WorkerFailed
 from benchmarks.options import ROOT, Options, commit, machine, now
 from benchmarks.tables import text_table
@@ -25,6 +37,7 @@ PARTS: dict[str, Callable[[Options], Iterator[dict[str, Any]]]] = {
     "ops": ops.run,
     "scan": ops.scan,
     "evaluate": evaluate.run,
+    "embed": embed.run,
     "generate": generate.run,
     "alternatives": alternatives.run,
     "cold-start": cold_start.run,
@@ -45,9 +58,16 @@ def main() -> None:
         quick=arguments.quick,
     )
     result = read(arguments.output)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # compiling shall not be measured
+    subprocess.run([sys.executable, "-m", "calmgrad.cli", "warmup"], env=environment, stdout=2)
     for name in arguments.parts or PARTS:
         rows: list[dict[str, Any]] = []
-        about = {"commit": commit(), "at": now(), "machine": machine()}
+        about = {
+            "commit": commit(),
+            "at": now(),
+            "machine": machine(),
+            "quick": options.quick,
+        }
         try:
             for row in PARTS[name](options):
                 rows.append(row)

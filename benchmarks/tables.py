@@ -72,6 +72,7 @@ TABLES: dict[str, list[Column]] = {
         Column("share of the step", "share", ".0%"),
     ],
     "evaluate": [*BATCH, *STEP, *PEER],
+    "embed": [*BATCH, *STEP, *PEER],
     "generate": [
         Column("size", "size"),
         Column("prompt + completion", "shape"),
@@ -123,6 +124,9 @@ TABLES: dict[str, list[Column]] = {
         Column("adding, ms", "add_ms", ".3f"),
     ],
 }
+
+
+TABLES["threads"] = TABLES["scaling"][1:]
 
 
 def text_table(part: str, rows: Sequence[dict[str, Any]]) -> str:

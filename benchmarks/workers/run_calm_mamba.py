@@ -106,9 +106,29 @@ def generate(settings: dict[str, Any]) -> Call:
     return call
 
 
+def embed(settings: dict[str, Any]) -> Call:
+    """Vectors of all sequences, padded to the longest."""
+    model = new_model(settings["size"])
+    model.eval()
+    sequences = settings["tokens"]
+    longest = max(map(len, sequences))
+
+    def call() -> None:
+        ids = torch.full((len(sequences), longest), 256)
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        for row, tokens in enumerate(sequences):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            mask[row, : len(tokens)] = True
+        with torch.inference_mode():
+            model.embed(ids, attention_mask=mask)
+
+    return call
+
+
 TASKS: dict[str, Callable[[dict[str, Any]], Call]] = {
     "train": train,
     "evaluate": evaluate,
+    "embed": embed,
     "generate": generate,
 }
 

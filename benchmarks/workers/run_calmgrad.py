@@ -72,6 +72,20 @@ def forecast(settings: dict[str, Any]) -> dict[str, int]:
     return {"resident": memory.resident(), "forecast": added}
 
 
+def embed(settings: dict[str, Any]) -> Call:
+    """Vectors of all sequences."""
+    import numpy as np
+
+    arrays = [np.asarray(tokens, np.int64) for tokens in settings["tokens"]]
+    model = calmgrad.new_model(settings["size"], seed=0)
+    threads = settings["threads"]
+
+    def call() -> None:
+        model.embed(arrays, threads=threads)
+
+    return call
+
+
 def parts(settings: dict[str, Any]) -> Call:
     """A training step that tells what its parts took, in seconds; on one thread.
 
@@ -233,6 +247,7 @@ TASKS: dict[str, Callable[[dict[str, Any]], Call]] = {
     "train": train,
     "parts": parts,
     "evaluate": evaluate,
+    "embed": embed,
     "generate": generate,
     "floor": floor,
     "profile": profile,
