@@ -15,7 +15,7 @@ from calmgrad.cli.common import (
     one_line,
     threads_option,
 )
-from calmgrad.errors import usage_errors
+from calmgrad.errors import UsageError, usage_errors
 
 if TYPE_CHECKING:
     from calmgrad.data import Dataset
@@ -45,26 +45,65 @@ TEXT_WIDTH = 72  # characters of a sequence that are shown
     metavar="N",
     help="Also list the N sequences with the highest loss.",
 )
+@click.option("--completion", is_flag=True, help="Score greedy completions instead of losses.")
+@click.option(
+    "--typed",
+    type=click.IntRange(0),
+    metavar="K",
+    help="Completion: characters of a command that are there.  [default: 3]",
+)
+@click.option(
+    "--first",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Completion: characters that have to be right at least.  [default: 5]",
+)
+@click.option(
+    "--commands",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Completion: so many, spread over the file; 0: all.  [default: 1000]",
+)
 @threads_option
 @json_option
 def command(
     model_path: str | None,
     dataset_path: str | None,
     worst: int,
+    completion: bool,
+    typed: int | None,
+    first: int | None,
+    commands: int | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Loss of a model on a data set.
+    """Loss of a model on a data set, or how much typing its completions save.
 
     Losses are in nats: mean, min and max of the sequences' means, then over all targets. Bits
     per byte count the targets that are bytes.
+
+    With --completion: shares of the commands whose completion is right, whole or in its first
+    characters, after K characters; share of the keys saved if the first right completion is
+    accepted with one key; and the time a completion takes, in milliseconds, on one thread.
     """
+    choices = {"typed": typed, "first": first, "commands": commands}
+    given = {name: value for name, value in choices.items() if value is not None}
+    if given and not completion:
+        raise UsageError(f"--{next(iter(given))} goes with --completion")
+    if completion and worst:
+        raise UsageError("--worst does not go with --completion")
+
     from calmgrad.evaluation import evaluate
+    from calmgrad.suggestions import score
 
     model = load_finite(model_path or data_folder() / "user.cwgt")
     dataset = load_kept(
         dataset_path or data_folder() / "train.ctds", model.config.l_max, "evaluate"
     )
+    if completion:
+        with usage_errors():
+            emit(asdict(score(model, dataset, **given)), as_json)
+        return
     losses: dict[int, float] = {}
     with usage_errors():
         result = asdict(evaluate(model, dataset, threads, losses.__setitem__ if worst else None))

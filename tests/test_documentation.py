@@ -32,6 +32,7 @@ NOT_RUN = {
     "./dev": "sets up an environment of its own: .ci/run does",
     "git clone URL": "stands for the place the project is published at",
     "cd ": "goes with git clone",
+    "python -m benchmarks": "needs calm-mamba, or takes long: tests/test_benchmarks.py",
     "calmgrad tr<TAB>": "keys to press: tests/cli/test_completion.py presses them",
 }
 # What makes a command short; click takes the last value of an option.
@@ -358,7 +359,9 @@ def mentions(page: Path) -> Iterator[tuple[str, str, set[str]]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_exist(page: Path) -> None:
     for place, text, known in mentions(page):
-        unknown = set(FLAG.findall(without_comment(text))) - known - {"--version"}
+        unknown = (
+            set(FLAG.findall(without_comment(text))) - known - {"--version", "-v", "--verbose"}
+        )
         assert not unknown, f"{place}: {text}: {unknown}"
 
 

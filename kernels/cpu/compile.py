@@ -4,6 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,25 @@ def _cache_folder() -> Path | None:
     return folder
 
 
+uncached: str | None = None  # why compiled kernels are not kept, if they are not
+
+
+def _say_uncached(why: str) -> None:
+    """Once a process: every kernel fails for the same reason."""
+    global uncached
+    if uncached is None:
+        uncached = why
+        warnings.warn(
+            f"{why}: kernels are compiled anew in every process"
+            " (set CALMGRAD_CACHE_DIR to a folder of your own)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 FOLDER = _cache_folder()
 if FOLDER is None:
-    warnings.warn(
-        "no private cache folder: kernels are compiled anew in every process"
-        " (set CALMGRAD_CACHE_DIR to a folder of your own)",
-        RuntimeWarning,
-        stacklevel=2,
-    )
+    _say_uncached("no private cache folder")
 else:
     os.environ["NUMBA_CACHE_DIR"] = str(FOLDER)
 
@@ -54,9 +66,45 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile with Numba on first use, for the dtypes it is called with."""
     from numba import config, njit
 
-    if FOLDER is not None:
-        config.CACHE_DIR = str(FOLDER)  # numba may have been imported before this module
-    return njit(nogil=True, cache=FOLDER is not None, error_model="numpy")(function)
+    options = {"nogil": True, "error_model": "numpy"}
+    if FOLDER is None:
+        return njit(**options)(function)
+    config.CACHE_DIR = str(FOLDER)  # numba may have been imported before this module
+    try:
+        return _forgiving(njit(cache=True, **options)(function))
+    except RuntimeError as error:  # Numba finds no place to write to
+        _say_uncached(f"{FOLDER}: {error}")
+        return njit(**options)(function)
+
+
+def _forgiving(dispatcher: Any) -> Any:
+    """A cache that cannot be written (a full disk) or read (cut short) only costs time.
+
+    And it is read at once: Numba's `load_overload` first makes its compiler know all of Python
+    and NumPy, which takes a quarter of a second; what is loaded needs the runtime alone.
+    """
+    from numba.core.runtime import rtsys
+
+    cache = dispatcher._cache
+    save, load = cache.save_overload, cache._load_overload
+
+    def save_or_go_on(*arguments: Any) -> None:
+        try:
+            save(*arguments)
+        except OSError as error:
+            _say_uncached(f"{FOLDER}: {error.strerror or error}")
+
+    def load_or_compile(signature: Any, target: Any) -> Any:
+        rtsys.initialize(target)
+        try:
+            return load(signature, target)
+        except Exception:  # whatever a broken pickle raises
+            with suppress(OSError):
+                cache.flush()
+            return None
+
+    cache.save_overload, cache.load_overload = save_or_go_on, load_or_compile
+    return dispatcher
 
 
 def inlined(function: Callable[..., Any]) -> Any:
