@@ -63,7 +63,7 @@ def one_pass(
 
 
 @pytest.mark.parametrize("pool", ["mean", "last"])
-@pytest.mark.parametrize("pairs", [2, 7, 40])
+@pytest.mark.parametrize("pairs", [2, 18])
 def test_the_gradient_is_that_of_one_pass_in_float64(pairs: int, pool: str) -> None:
     model, queries, positives = small(), sequences(pairs, 1), sequences(pairs, 2)
     loss, expected = one_pass(model, queries, positives, 0.07, pool)
