@@ -14,10 +14,11 @@ from calmgrad.cli.common import (
     load_kept,
     threads_option,
 )
-from calmgrad.errors import usage_errors
+from calmgrad.errors import UsageError, usage_errors
 
 if TYPE_CHECKING:
     from calmgrad.data import Dataset
+    from calmgrad.model import Model
 
 TEXT_WIDTH = 72  # characters of a sequence that are shown
 
@@ -44,23 +45,43 @@ TEXT_WIDTH = 72  # characters of a sequence that are shown
     metavar="N",
     help="Also list the N sequences with the highest loss.",
 )
+@click.option(
+    "--pairs",
+    type=click.Path(),
+    help="Instead of a data set: how well embeddings find the passages of this pair file.",
+)
+@click.option(
+    "--pool-mode",
+    type=click.Choice(["mean", "last"]),
+    default="mean",
+    show_default=True,
+    help="With --pairs: what of a sequence becomes its embedding.",
+)
 @threads_option
 @json_option
 def command(
     model_path: str | None,
     dataset_path: str | None,
     worst: int,
+    pairs: str | None,
+    pool_mode: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Loss of a model on a data set.
 
     Losses are in nats: mean, min and max of the sequences' means, then over all targets. Bits
-    per byte count the targets that are bytes.
+    per byte count the targets that are bytes. With --pairs: the share of queries whose passage is
+    first, among the first 5 and 10, and the mean of 1 / its rank.
     """
     from calmgrad.evaluation import evaluate
 
     model = load_finite(model_path or data_folder() / "user.cwgt")
+    if pairs is not None:
+        if dataset_path or worst:
+            raise UsageError("--pairs: goes without --dataset and --worst")
+        emit(of_pairs(model, pairs, pool_mode, threads), as_json)
+        return
     dataset = load_kept(
         dataset_path or data_folder() / "train.ctds", model.config.l_max, "evaluate"
     )
@@ -77,6 +98,17 @@ def command(
         print(f"\n{'sequence':>{width}}  {'loss':>8}  text")
         for row in rows:
             print(f"{row['index']:>{width},}  {row['loss']:>8.4f}  {row['text']}")
+
+
+def of_pairs(model: "Model", path: str, pool: str, threads: int | None) -> dict[str, Any]:
+    """Recall and mean reciprocal rank, each query against all passages of the file."""
+    from calmgrad import backend as backends
+    from calmgrad.retrieval import evaluate_pairs, load_pairs
+    from calmgrad.shards import Runner
+
+    runner = Runner(backends.load("cpu"), model.config, model.weights, threads)
+    loaded = load_pairs(path, model.config.l_max)
+    return asdict(evaluate_pairs(loaded, len(loaded), 0.07, pool, runner)[1])
 
 
 def worst_rows(dataset: "Dataset", losses: dict[int, float], count: int) -> list[dict[str, Any]]:
