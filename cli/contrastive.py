@@ -164,4 +164,4 @@ def _say_end(result: "Result") -> None:
     if result.stopped == "signal":
         say(f"stopped  the weights so far are in {result.weights[0]}")
     say(f"look     calmgrad plot {quote(str(result.run_directory))}")
-    say(f"next     calmgrad search index -m {quote(str(result.weights[0]))} TEXT -o INDEX")
+    say(f"next     calmgrad embed -m {quote(str(result.weights[0]))} TEXT -o TEXT.index")
