@@ -20,9 +20,9 @@ from calmgrad.shards import (
     Runner,
     Shard,
     embedding_head,
-    inputs_and_targets,
     logits_head,
     loss_head,
+    pack_targets,
 )
 
 Tokens = Sequence[int] | NDArray[Any]
@@ -109,12 +109,11 @@ class Model:
             ValueError: too many tokens, one outside the vocabulary, or cmd_pos outside.
         """
         array = checked_sequence(tokens, cmd_pos, self.config)
-        read, targets = inputs_and_targets(array, cmd_pos)
-        count = int((targets >= 0).sum())
-        if count == 0:
+        shards, _ = pack_targets([array], [cmd_pos])
+        if not shards:
             return 0.0
-        nll = self._run(read, loss_head, targets)
-        return float(nll.sum(dtype=np.float64) / count)
+        nll = self._run(shards[0].tokens, loss_head, shards[0].targets)
+        return float(nll.mean(dtype=np.float64))
 
     def embed(
         self,
