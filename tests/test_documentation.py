@@ -176,7 +176,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sequences, positions = some_sequences()
     user = folder / "share" / "lilush" / "calm"
     user.mkdir(parents=True)
-    for path in ("train.ctds", "train_val.ctds", "test.ctds", "more.ctds", "new.ctds"):
+    for path in ("train.ctds", "train_val.ctds", "test.ctds", "more.ctds", "new.ctds",
+                 "netref.ctds", "netref_val.ctds"):  # fmt: skip
         calmgrad.write_dataset(folder / path, sequences, positions)
     shutil.copy(folder / "train.ctds", user)
     model = calmgrad.new_model(d_model=16, n_layers=1)
@@ -307,9 +308,19 @@ def command_named(name: str) -> click.Command:
 
 
 def flags_of(name: str) -> set[str]:
-    """Every flag that a command's help shows."""
-    with click.Context(command_named(name), info_name=name) as context:
-        return set(FLAG.findall(context.command.get_help(context))) | {"-h", "--help"}
+    """Every flag that the help of a command, and of its own commands, shows."""
+    command = command_named(name)
+    parts: list[click.Command | None] = [command]
+    with click.Context(command, info_name=name) as context:
+        if isinstance(command, click.Group):
+            names = command.list_commands(context)
+            parts += [command.get_command(context, part) for part in names]
+    found = {"-h", "--help"}
+    for part in parts:
+        assert part is not None
+        with click.Context(part, info_name=name) as context:
+            found |= set(FLAG.findall(part.get_help(context)))
+    return found
 
 
 ALL_FLAGS = {name: flags_of(name) for name in COMMANDS}
