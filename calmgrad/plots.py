@@ -16,6 +16,7 @@ _Map = Callable[[float], float]
 
 LARGEST_LOSS = 1e30  # what is beyond it is no number to draw
 LARGEST_STEP = 2**53
+LONGEST_LINE = 1 << 16  # bytes; one of ours has about 200, and a million zeros take 8 MB to read
 
 
 # --- metrics ----------------------------------------------------------------------------------
@@ -66,16 +67,15 @@ def read_metrics(path: AnyPath) -> Curves:
     Raises:
         FileError: the file is missing, or another line is broken.
     """
-    lines = read_file(path).split(b"\n")
-    while lines and not lines[-1].strip():
-        lines.pop()
+    content = read_file(path).rstrip()
+    last = content.count(b"\n") + 1
     found: dict[str, dict[int, float]] = {"loss": {}, "val_loss": {}}
     left_out = 0
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(BytesIO(content), 1):
         try:
             step, losses = _parse(line)
         except ValueError as error:
-            if number == len(lines):
+            if number == last:
                 break
             raise FileError(f"{display(path)}: line {number}: {error}") from error
         for kind, loss in losses.items():
@@ -95,6 +95,8 @@ def read_metrics(path: AnyPath) -> Curves:
 
 def _parse(line: bytes) -> tuple[int, dict[str, float]]:
     """The step of a line, and its losses by kind."""
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"{len(line)} bytes: expected at most {LONGEST_LINE}")
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):

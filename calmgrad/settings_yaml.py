@@ -74,6 +74,11 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     nodes = 0
     depth = 0
 
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        if self.flow_level == MAX_DEPTH:  # the scanner runs far ahead of the composer
+            raise _Refused("is nested too deeply", self.get_mark())
+        super().fetch_flow_collection_start(token)
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         self.nodes += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from calmgrad.config import PRESETS, ModelConfig
 from calmgrad.data import Dataset, load_dataset
 from calmgrad.errors import DiskError, FileError, UsageError
-from calmgrad.formats.files import open_source, read_file, write_atomic
+from calmgrad.formats.files import display, open_source, read_file, write_atomic
 from calmgrad.model import Model, load_model, new_model
 from calmgrad.settings import SIZES, TrainConfig, data_folder
 
@@ -37,7 +37,9 @@ def start_model(c: TrainConfig) -> tuple[Model, str | None]:
         return model, None
     if sizes or c.size:
         names = ", ".join([*sizes, *(["size"] if c.size else [])])
-        raise UsageError(f"{names}: only for a new model (-m new); {chosen} has its own sizes")
+        raise UsageError(
+            f"{names}: only for a new model (-m new); {display(chosen)} has its own sizes"
+        )
     model = load_model(chosen)
     model.data().check_finite(chosen)
     texts = dict(domain=c.domain, template=c.template, stop_conditions=c.stop_conditions)
@@ -69,10 +71,12 @@ def load_kept(path: str | Path, l_max: int, purpose: str) -> Dataset:
     left_out = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items())
     if len(kept) == 0:
         raise FileError(
-            f"{path}: nothing to {purpose}: all {len(dataset):,} sequences are {left_out}"
+            f"{display(path)}: nothing to {purpose}: all {len(dataset):,} sequences are {left_out}"
         )
     if not ((kept.lengths - 1) > kept.cmd_positions).any():
-        raise FileError(f"{path}: nothing to {purpose}: no sequence has a target after its ATN")
+        raise FileError(
+            f"{display(path)}: nothing to {purpose}: no sequence has a target after its ATN"
+        )
     note = f"; left out {sum(reasons.values()):,} ({left_out})" if reasons else ""
     tokens = int(kept.lengths.sum())
     log.info("data     %s: %s sequences, %s tokens%s", path, f"{len(kept):,}", f"{tokens:,}", note)
@@ -87,14 +91,18 @@ def check_output(output: Path, *data: str | None) -> None:
         UsageError: something else than a model would be overwritten.
     """
     if any(path is not None and output.resolve() == Path(path).resolve() for path in data):
-        raise UsageError(f"{output}: the weights would replace the data set")
+        raise UsageError(f"{display(output)}: the weights would replace the data set")
     folder = output.resolve().parent
     if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DiskError(f"{output}: cannot be written: expected a file in a writable folder")
+        raise DiskError(
+            f"{display(output)}: cannot be written: expected a file in a writable folder"
+        )
     if output.exists():
         with open_source(output) as source:
             if source.size and source.read(min(4, source.size)) != b"CWGT":
-                raise UsageError(f"{output}: exists and is no CWGT file; it is not replaced")
+                raise UsageError(
+                    f"{display(output)}: exists and is no CWGT file; it is not replaced"
+                )
 
 
 def keep_old(path: Path) -> None:

@@ -55,10 +55,17 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(self.commands_with_help.items()))
 
 
+def one_line(text: str) -> str:
+    """The text, with escapes for all that is no character to print: names may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def say(message: str = "") -> None:
-    """Talk to the user, on stderr; nothing that fails when nobody is there any more."""
+    """Talk to the user, a line on stderr; nothing that fails when nobody is there any more."""
     with suppress(OSError, ValueError):
-        print(message, file=sys.stderr, flush=True)
+        print(one_line(message), file=sys.stderr, flush=True)
 
 
 def emit(values: dict[str, Any], as_json: bool) -> None:
@@ -78,7 +85,7 @@ def _shown(value: Any) -> str:
         return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3e}"
     if isinstance(value, int):
         return f"{value:,}"
-    return "-" if value is None else str(value)
+    return "-" if value is None else one_line(str(value))
 
 
 def data_folder() -> Path:

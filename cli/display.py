@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from calmgrad.cli.common import say
+from calmgrad.cli.common import one_line, say
 
 if TYPE_CHECKING:
     from calmgrad.loop import Report
@@ -50,7 +50,9 @@ class Panel(logging.Handler):
         from rich.table import Table
         from rich.text import Text
 
-        message = record.getMessage()  # "data     train.ctds: …": a word, then what it says
+        message = one_line(
+            record.getMessage()
+        )  # "data     train.ctds: …": a word, then what it says
         line = Table.grid()
         line.add_column(width=NAME_WIDTH)
         line.add_column(overflow="fold")

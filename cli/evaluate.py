@@ -12,6 +12,7 @@ from calmgrad.cli.common import (
     json_option,
     load_finite,
     load_kept,
+    one_line,
     threads_option,
 )
 from calmgrad.errors import UsageError, usage_errors
@@ -137,6 +138,6 @@ def shown_text(tokens: list[int]) -> str:
     from calmgrad.tokenizer import decode
 
     text = decode(tokens, special=True)
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    line = one_line(text)
     head = TEXT_WIDTH // 4
     return line if len(line) <= TEXT_WIDTH else f"{line[:head]}…{line[head + 1 - TEXT_WIDTH :]}"

@@ -13,7 +13,7 @@ from calmgrad.errors import FileError
 @json_option
 def command(path: str, as_json: bool) -> None:
     """What is inside a CWGT or CTDS file."""
-    from calmgrad.formats.files import open_source
+    from calmgrad.formats.files import display, open_source
 
     with open_source(path) as source:
         magic = source.read(min(4, source.size))
@@ -22,7 +22,7 @@ def command(path: str, as_json: bool) -> None:
     elif magic == b"CTDS":
         values = _dataset(path)
     else:
-        raise FileError(f"{path}: begins with {magic!r}: expected b'CWGT' or b'CTDS'")
+        raise FileError(f"{display(path)}: begins with {magic!r}: expected b'CWGT' or b'CTDS'")
     tables = values.pop("parameters", None) if not as_json else None
     emit(values, as_json)
     if tables:

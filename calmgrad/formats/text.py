@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from calmgrad.formats.files import AnyPath, open_source
 from calmgrad.tokenizer import (
@@ -84,8 +84,7 @@ class Finding:
 Report = Callable[[Finding], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """One block of the text as a sequence, or why it is none.
 
     Attributes:
@@ -112,8 +111,7 @@ class Block:
         return int.from_bytes(self.digest, "big") % 1000 < fraction * 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line without its end; `cut` if it is longer than MAX_LINE and its rest was skipped."""
 
     number: int
@@ -166,19 +164,30 @@ def open_text(path: AnyPath) -> Iterator[TextIO]:
 def read_lines(text: TextIO, report: Report) -> Iterator[Line]:
     """The lines of a text from `open_text`; bytes that are not UTF-8 are kept, and told."""
     number = 0
-    while line := text.readline(MAX_LINE):
+    readline, longest = text.readline, MAX_LINE
+    while line := readline(longest):
         number += 1
         if number == 1 and line.startswith("\ufeff"):
             report(Finding("byte order mark", 1, "a byte order mark: left out"))
             line = line[1:]
         cut = False
-        ended = line.endswith("\n")
-        while not ended and (rest := text.readline(MAX_LINE)):
-            cut = cut or bool(rest.strip())
-            ended = rest.endswith("\n")
+        if line[-1:] == "\n":
+            line = line[:-1]
+        elif len(line) == longest:
+            cut = _skip_line(text)
         if not line.isascii() and not _is_utf8(line):
             report(Finding("not UTF-8", number, "not UTF-8: the bytes are kept as they are"))
-        yield Line(number, line.removesuffix("\n"), cut)
+        yield Line(number, line, cut)
+
+
+def _skip_line(text: TextIO) -> bool:
+    """Go to the end of the line; whether there was more than blanks."""
+    cut = False
+    while rest := text.readline(MAX_LINE):
+        cut = cut or bool(rest.strip())
+        if rest.endswith("\n"):
+            break
+    return cut
 
 
 def _is_utf8(text: str) -> bool:
@@ -304,7 +313,7 @@ class _GenericBlock(_Sequence):
 
 
 def _report_tags(text: str, line: int, report: Report) -> None:
-    if match := _KNOWN_TAG.search(text):
+    if "<" in text and (match := _KNOWN_TAG.search(text)):
         message = f"{match[0]} inside a line where it means nothing: it stays text"
         report(Finding("tag inside a line", line, message))
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import json_option, say
+from calmgrad.cli.common import json_option, one_line, say
 from calmgrad.errors import usage_errors
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def command(
     """
     from calmgrad.conversion import convert_text
 
-    teller = Teller("-" if text == "-" else text)
+    teller = Teller("standard input" if text == "-" else text)
     with usage_errors():
         summary = convert_text(text, output, l_max, val_split, val_output, strict, teller)
     teller.rest()
@@ -64,7 +64,7 @@ def command(
 
         print(json.dumps(_values(text, summary)))
         return
-    print(f"{text}: {summary.format} format, {summary.blocks:,} blocks")
+    print(one_line(f"{text}: {summary.format} format, {summary.blocks:,} blocks"))
     for name, part in _parts(summary):
         print(_line(name, part))
         for reason, count in part.left_out.most_common():
