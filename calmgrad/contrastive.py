@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -12,13 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import settings
+from calmgrad.contrastive_events import Evaluated, Prepared, Result
 from calmgrad.errors import CalmgradError, UsageError, usage_errors
 from calmgrad.loop import Course, Plan, Report
 from calmgrad.model import Model
-from calmgrad.retrieval import Retrieval, evaluate_pairs, figures, load_pairs
+from calmgrad.retrieval import evaluate_pairs, figures, load_pairs
 from calmgrad.rundir import RunDirectory
 from calmgrad.settings import TrainConfig
-from calmgrad.starting import check_output, describe, duration, size_name, start_model
+from calmgrad.starting import (
+    check_output,
+    describe,
+    duration,
+    keep_old,
+    size_name,
+    start_model,
+)
 from calmgrad.trainer import Trainer
 
 log = logging.getLogger("calmgrad.run")
@@ -29,60 +37,6 @@ DOMAIN = "netref"
 FINE_TUNING = TrainConfig(epochs=5, batch_size=16, lr=1e-4, warmup_steps=0)
 PATIENCE = 5
 WITHOUT_MEANING = ("batch_tokens", "rules", "continual", "report_to")
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """One look at the validation pairs, before or during a run.
-
-    Attributes:
-        step, epoch: after how many updates, in which epoch (0: before the first).
-        loss: InfoNCE over batches in file order, of the training's size.
-        found: how well queries find their passages among all.
-        best: whether this is the highest mean reciprocal rank so far.
-    """
-
-    step: int
-    epoch: int
-    loss: float
-    found: Retrieval
-    best: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What is known before the first step: the run's folder, its model in half a line, steps."""
-
-    run_directory: Path
-    model: str
-    steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a run has come to.
-
-    Attributes:
-        model: trained, with the weights that were saved.
-        run_directory: its files.
-        weights: every file the weights went to.
-        steps: updates made.
-        first_loss, last_loss: mean loss of the first and the last tenth of the steps.
-        before, best: first and best evaluation, if there were validation pairs.
-        stopped: "signal" or "patience" if the run ended early.
-        seconds: it took.
-    """
-
-    model: Model
-    run_directory: Path
-    weights: list[Path]
-    steps: int
-    first_loss: float
-    last_loss: float
-    before: Evaluated | None
-    best: Evaluated | None
-    stopped: str | None
-    seconds: float
 
 
 def train_contrastive(
@@ -288,6 +242,8 @@ class _Run:
                       " (best so far)" if best and step else "")  # fmt: skip
         if best:
             self.best, self.best_weights = evaluated, self.model.weights.copy()
+            if 0 < step < self.course.steps and not self._is_source(self.directory.weights):
+                self.trainer.save(self.directory.weights)  # should the machine stop, it is safe
         self._judge(best)
         self.before = self.before or evaluated
         if self.on_eval is not None:
@@ -320,9 +276,16 @@ class _Run:
         if self.config.output is not None and self.stopped != "signal":
             targets.append(Path(self.config.output))
         for path in targets:
+            if self._is_source(path):
+                keep_old(path)
             self.trainer.save(path)
             log.info("saved    %s", path)
         return targets
+
+    def _is_source(self, path: Path) -> bool:
+        """Whether this is the file of the model that the run began with."""
+        source = self.config.model
+        return source not in (None, "new") and path.resolve() == Path(source).resolve()
 
 
 # --- from settings to objects ------------------------------------------------------------------
