@@ -296,7 +296,7 @@ def _fits(place: Path, given: TrainConfig) -> bool:
     """Whether the newest checkpoint in a folder is of a run with the given settings."""
     for path in checkpoints.steps_in(place).values():
         try:
-            state = _run_state(path, checkpoints.read_state(path))
+            state = run_state(path, checkpoints.read_state(path))
             saved = settings.from_mapping(state.settings)
         except (FileError, UsageError):
             continue
@@ -336,7 +336,7 @@ def _open(folder: Path, chosen: Path | None) -> Found:
         for path in paths:
             try:
                 checkpoint = checkpoints.read(path)
-                state = _run_state(path, checkpoint.state)
+                state = run_state(path, checkpoint.state)
             except FileError as error:
                 failures.append(error)
                 continue
@@ -349,7 +349,7 @@ def _open(folder: Path, chosen: Path | None) -> Found:
         raise
 
 
-def _run_state(path: Path, state: checkpoints.State) -> RunState:
+def run_state(path: Path, state: checkpoints.State) -> RunState:
     """The run's part of a state."""
     name = display(path / checkpoints.STATE)
     if state.run is None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from calmgrad.errors import DiskError, FileError, UsageError
+from calmgrad.errors import DiskError, UsageError
 from calmgrad.formats.files import (
     DISK_ERRNOS,
     UNFINISHED,
@@ -182,10 +182,7 @@ class RunDirectory:
     def _cut_metrics(self, size: int) -> None:
         """Leave out what the run had written after the checkpoint; it will be written again."""
         path = self.path / METRICS
-        try:
-            metrics = read_file(path)
-        except FileError:
-            metrics = b""
+        metrics = read_file(path) if path.exists() else b""
         if len(metrics) < size:
             log.info("note     %s: lines before the checkpoint are missing", path)
             size = metrics.rfind(b"\n") + 1

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from calmgrad.cli.train import SIGNALS, StopSignal
 from calmgrad.settings import from_mapping, to_toml
 from tests.faults.report import main
 from tests.faults.runs import KEYS, Outcome, newest_whole, reference, train
@@ -27,7 +28,6 @@ from tests.faults.seam import Act, operations
 
 ROOT = Path(__file__).parents[2]
 EVERY = 3  # steps
-SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
 def start(run: Path, command: bool, kill_at: int | None = None) -> int:
@@ -48,8 +48,6 @@ def start(run: Path, command: bool, kill_at: int | None = None) -> int:
     pid = os.fork()
     if pid:
         return pid
-    from calmgrad.cli.train import StopSignal
-
     code = 1
     try:  # nothing of the parent's may run in here
         sys.stderr = open(os.devnull, "w")
@@ -57,6 +55,8 @@ def start(run: Path, command: bool, kill_at: int | None = None) -> int:
             train(run, resume="auto", checkpoint_every=EVERY,
                   should_stop=lambda: stop.caught is not None)  # fmt: skip
         code = 0 if stop.caught is None else SIGNALS[stop.caught]
+    except KeyboardInterrupt:  # before anybody listened
+        code = 130
     except SystemExit as leaving:  # a second signal
         code = int(leaving.code or 0)
     finally:
