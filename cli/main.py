@@ -24,6 +24,7 @@ COMMANDS = {
     "demo": "Train a small model for a minute on generated shell sessions.",
     "plot": "Loss curves of runs, in the terminal, as SVG or as PNG.",
     "benchmark": "How fast this machine runs and trains models.",
+    "verify-resume": "Whether an interrupted run ends with the same bytes, on this machine.",
     "doctor": "What is installed, what is missing, and what would fix it.",
     "completion": "The script for completion in bash, zsh or fish.",
 }
@@ -38,7 +39,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"calmgrad.cli.{cmd_name}").command
+        module = f"calmgrad.cli.{cmd_name.replace('-', '_')}"
+        command: click.Command = import_module(module).command
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
