@@ -162,7 +162,7 @@ def check_writable(path: AnyPath) -> None:
     except ValueError as error:  # a zero byte in the name
         raise DiskError(f"{name}: is not a file name: {error}") from error
     except OSError as error:
-        raise DiskError(f"{name}: {_write_reason(error, target, 0)}") from error
+        raise DiskError(f"{name}: {write_reason(error, target, 0)}") from error
 
 
 def write_atomic(path: AnyPath, chunks: Iterable[Chunk], size: int | None = None) -> None:
