@@ -14,7 +14,7 @@ from calmgrad.cli.train import StopSignal
 from calmgrad.config import PRESETS
 
 if TYPE_CHECKING:
-    from calmgrad.contrastive_events import Result
+    from calmgrad.contrastive.events import Result
 
 PATH = click.Path()
 

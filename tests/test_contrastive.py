@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import calmgrad
 from calmgrad import backend as backends
 from calmgrad.contrastive import train_contrastive
-from calmgrad.contrastive_events import Evaluated, Result
+from calmgrad.contrastive.events import Evaluated, Result
 from calmgrad.errors import CalmgradError, FileError, UsageError
 from calmgrad.layout import views
 from calmgrad.model import Model

@@ -8,7 +8,7 @@ import pytest
 
 import calmgrad
 from calmgrad.contrastive import train_contrastive
-from calmgrad.contrastive_events import Result
+from calmgrad.contrastive.events import Result
 from calmgrad.errors import CalmgradError, FileError, UsageError
 from calmgrad.settings import TrainConfig
 

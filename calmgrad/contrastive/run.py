@@ -1,10 +1,9 @@
-"""A whole contrastive run: pairs of texts in, a model that embeds out; `calmgrad contrastive`."""
+"""One contrastive run: its model, pairs and trainer, from the first step or a checkpoint on."""
 
 import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import settings
-from calmgrad.contrastive_events import Evaluated, Prepared, Result
-from calmgrad.contrastive_resume import Found, State, find, fingerprint
+from calmgrad.contrastive.events import Evaluated, Prepared, Result
+from calmgrad.contrastive.resume import Found, State, find, fingerprint
+from calmgrad.contrastive.start import TEMPERATURE, model_and_settings
 from calmgrad.errors import CalmgradError, UsageError, usage_errors
 from calmgrad.formats.checkpoint import Checkpoint
 from calmgrad.loop import Course, Report
@@ -30,59 +30,14 @@ from calmgrad.starting import (
     keep_old,
     plan_of,
     size_name,
-    start_model,
     trainer_of,
 )
 
 log = logging.getLogger("calmgrad.run")
 progress = logging.getLogger("calmgrad.progress")
 
-DOMAIN = "netref"
-# calm-train-contrastive's, where neither a preset nor a file says otherwise (FORMATS §9).
-FINE_TUNING = TrainConfig(epochs=5, batch_size=16, lr=1e-4, warmup_steps=0)
-PATIENCE = 5
-TEMPERATURE = 0.07
-WITHOUT_MEANING = ("batch_tokens", "rules", "continual", "report_to")
 
-
-def train_contrastive(
-    config: TrainConfig,
-    *,
-    temperature: float | None = None,
-    pool: str | None = None,
-    strict: bool = False,
-    on_start: Callable[[Prepared], object] | None = None,
-    on_step: Callable[[Report], object] | None = None,
-    on_eval: Callable[[Evaluated], object] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Result:
-    """Train a model so that the embedding of a query is near that of its passage.
-
-    Args:
-        config: as for `calmgrad.train`; `dataset` and `val_dataset` are pair files (FORMATS §6),
-            and `resume` is a run directory or one of its checkpoints.
-        temperature: of InfoNCE's softmax; 0.07 if not given, or that of the run to go on with.
-        pool: "mean" over all positions of a sequence, or "last"; likewise.
-        strict: refuse pair files with anything to warn of.
-        on_start, on_step, on_eval: called before the first step, after each, after evaluations.
-        should_stop: asked after each update; True ends the run there, its weights saved.
-
-    Raises:
-        UsageError, FileError, DivergedError, DiskError: with one line that says what and where.
-    """
-    logger = logging.getLogger("calmgrad")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
-    early = MemoryHandler(1000, flushLevel=logging.CRITICAL)
-    logger.addHandler(early)
-    calls = (on_start, on_step, on_eval, should_stop)
-    try:
-        return _Run(config, temperature, pool, strict, early, *calls).train()
-    finally:
-        logger.removeHandler(early)
-
-
-class _Run:
+class Run:
     """One run: its model, pairs, trainer and folder."""
 
     def __init__(
@@ -116,7 +71,7 @@ class _Run:
         found = self.found
         with usage_errors():
             if found is None:
-                self.model, self.config = _model_and_settings(given)
+                self.model, self.config = model_and_settings(given)
             else:
                 self.model, self.config = Model(found.checkpoint.model), found.config(given)
             self.plan = plan_of(self.config)
@@ -385,35 +340,3 @@ class _Run:
         """Whether this is the file of the model that the run began with."""
         source = self.config.model
         return source not in (None, "new") and path.resolve() == Path(source).resolve()
-
-
-# --- from settings to objects ------------------------------------------------------------------
-
-
-def _model_and_settings(given: TrainConfig) -> tuple[Model, TrainConfig]:
-    """The model to begin with, and every setting of the run."""
-    if given.dataset is None:
-        raise UsageError("no pairs given: expected a pair file (--pairs)")
-    for name in WITHOUT_MEANING:
-        if getattr(given, name) is not None:
-            raise UsageError(f"{name}: not for contrastive training")
-    if (given.accumulation or 1) > 1:
-        raise UsageError(
-            "accumulation: not for contrastive training: take larger batches, which need no more"
-            " memory and give each pair more to be told from"
-        )
-    model_path = given.model or "new"
-    given = msgspec.structs.replace(given, model=model_path)
-    defaults = TrainConfig(patience=PATIENCE)
-    if model_path == "new":
-        given = settings.merge(given, TrainConfig(domain=DOMAIN))
-    model, source = start_model(given)
-    if source is not None:
-        defaults = settings.merge(defaults, FINE_TUNING)
-        if not model.metadata.domain:
-            model.metadata = replace(model.metadata, domain=DOMAIN)
-    given = settings.merge(given, defaults)
-    resolved = settings.resolve(given, new_model=source is None)
-    if resolved.batch_size == 1:
-        raise UsageError("batch_size = 1: expected 2 or more: a pair is told from the others")
-    return model, resolved

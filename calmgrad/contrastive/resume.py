@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from calmgrad import settings
-from calmgrad.contrastive_events import Evaluated
+from calmgrad.contrastive.events import Evaluated
 from calmgrad.errors import FileError, UsageError
 from calmgrad.formats import checkpoint as checkpoints
 from calmgrad.formats.checkpoint import Checkpoint, Count
