@@ -144,6 +144,12 @@ class Report:
     seconds: float
 
 
+def sequences_of(dataset: Dataset, batches: list[NDArray[np.int64]]) -> tuple[list[Any], list[int]]:
+    """The sequences of batches, and their ATN positions."""
+    items = [dataset[int(i)] for batch in batches for i in batch]
+    return [s for s, _ in items], [p for _, p in items]
+
+
 def fit(
     trainer: Trainer,
     dataset: Dataset,
@@ -172,8 +178,7 @@ def fit(
     for step in range(done, course.steps):
         began = time.perf_counter()
         epoch, batches = course.update(step)
-        items = [dataset[int(i)] for batch in batches for i in batch]
-        sequences, positions = [s for s, _ in items], [p for _, p in items]
+        sequences, positions = sequences_of(dataset, batches)
         trainer.set_lr(schedule.at(step))
         missing = course.accumulation - len(batches)  # at the end of an epoch
         loss = trainer.step(sequences, positions, [*map(len, batches), *[0] * missing])

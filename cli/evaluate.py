@@ -19,6 +19,7 @@ from calmgrad.errors import UsageError, usage_errors
 
 if TYPE_CHECKING:
     from calmgrad.data import Dataset
+    from calmgrad.model import Model
 
 TEXT_WIDTH = 72  # characters of a sequence that are shown
 
@@ -64,6 +65,18 @@ TEXT_WIDTH = 72  # characters of a sequence that are shown
     metavar="N",
     help="Completion: so many, spread over the file; 0: all.  [default: 1000]",
 )
+@click.option(
+    "--pairs",
+    type=click.Path(),
+    help="Instead of a data set: how well embeddings find the passages of this pair file.",
+)
+@click.option(
+    "--pool-mode",
+    type=click.Choice(["mean", "last"]),
+    default="mean",
+    show_default=True,
+    help="With --pairs: what of a sequence becomes its embedding.",
+)
 @threads_option
 @json_option
 def command(
@@ -74,10 +87,12 @@ def command(
     typed: int | None,
     first: int | None,
     commands: int | None,
+    pairs: str | None,
+    pool_mode: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Loss of a model on a data set, or how much typing its completions save.
+    """Loss of a model on a data set, how much typing its completions save, or what it finds.
 
     Losses are in nats: mean, min and max of the sequences' means, then over all targets. Bits
     per byte count the targets that are bytes.
@@ -85,6 +100,9 @@ def command(
     With --completion: shares of the commands whose completion is right, whole or in its first
     characters, after K characters; share of the keys saved if the first right completion is
     accepted with one key; and the time a completion takes, in milliseconds, on one thread.
+
+    With --pairs: the share of queries whose passage is first, among the first 5 and 10, and the
+    mean of 1 / its rank.
     """
     choices = {"typed": typed, "first": first, "commands": commands}
     given = {name: value for name, value in choices.items() if value is not None}
@@ -97,6 +115,11 @@ def command(
     from calmgrad.suggestions import score
 
     model = load_finite(model_path or data_folder() / "user.cwgt")
+    if pairs is not None:
+        if dataset_path or worst or completion:
+            raise UsageError("--pairs: goes without --dataset, --worst and --completion")
+        emit(of_pairs(model, pairs, pool_mode, threads), as_json)
+        return
     dataset = load_kept(
         dataset_path or data_folder() / "train.ctds", model.config.l_max, "evaluate"
     )
@@ -117,6 +140,17 @@ def command(
         print(f"\n{'sequence':>{width}}  {'loss':>8}  text")
         for row in rows:
             print(f"{row['index']:>{width},}  {row['loss']:>8.4f}  {row['text']}")
+
+
+def of_pairs(model: "Model", path: str, pool: str, threads: int | None) -> dict[str, Any]:
+    """Recall and mean reciprocal rank, each query against all passages of the file."""
+    from calmgrad import backend as backends
+    from calmgrad.retrieval import evaluate_pairs, load_pairs
+    from calmgrad.shards import Runner
+
+    runner = Runner(backends.load("cpu"), model.config, model.weights, threads)
+    loaded = load_pairs(path, model.config.l_max)
+    return asdict(evaluate_pairs(loaded, len(loaded), 0.07, pool, runner)[1])
 
 
 def worst_rows(dataset: "Dataset", losses: dict[int, float], count: int) -> list[dict[str, Any]]:
