@@ -12,6 +12,7 @@ import pytest
 
 import calmgrad
 from calmgrad.errors import FileError, UsageError
+from calmgrad.events import EpochEnd
 from calmgrad.formats import checkpoint as checkpoints
 from calmgrad.saving import FIRST_GUESS, SECONDS, SHARE, Saver
 from tests.faults.runs import KEYS, STEPS, Outcome, stop_at, train, write_data
@@ -115,6 +116,24 @@ def test_from_another_folder(expected: Outcome, monkeypatch: pytest.MonkeyPatch)
     assert expected.differing(Outcome.of(Path("../run"))) == []
 
 
+def test_a_model_that_is_fine_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is replaced when the run is over, wherever that was; with EWC data along."""
+    keys = {k: v for k, v in KEYS.items() if k not in ("d_model", "n_layers", "continual")}
+    keys |= {"model": "m.cwgt", "ewc_lambda": 5.0, "max_steps": 10}
+    first, model = trainer_and_model()
+    first.compute_fisher(SEQUENCES, [0, 0])
+    model.save("m.cwgt")
+    before = Path("m.cwgt").read_bytes()
+    calmgrad.train(keys, save_dir="alone", output="alone.cwgt")
+    calmgrad.train(keys, save_dir="run", **stop_at(4))
+    assert Path("m.cwgt").read_bytes() == before
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    calmgrad.train(resume="../run")
+    assert Path("../m.cwgt").read_bytes() == Path("../alone.cwgt").read_bytes() != before
+    assert Path("../m.cwgt.bak").read_bytes() == before
+
+
 def test_a_damaged_checkpoint_is_skipped(
     expected: Outcome, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -211,6 +230,15 @@ def test_no_validation_data_later() -> None:
     calmgrad.train(keys, save_dir="run", **stop_at(3))
     with pytest.raises(UsageError, match="has no validation data"):
         resume(val_dataset="val.ctds")
+
+
+def test_the_mean_of_an_epoch_that_was_interrupted() -> None:
+    whole: list[EpochEnd] = []
+    train(Path("whole"), on_epoch=whole.append)
+    stopped(20)  # four steps into the third epoch
+    rest: list[EpochEnd] = []
+    resume(on_epoch=rest.append)
+    assert [(end.epoch, end.loss) for end in rest] == [(e.epoch, e.loss) for e in whole[2:]]
 
 
 def test_a_finished_run_has_nothing_to_do(caplog: pytest.LogCaptureFixture) -> None:

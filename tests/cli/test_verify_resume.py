@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from calmgrad.cli import verify_resume
+from calmgrad.errors import CheckFailed
 from tests.cli.conftest import Run
 
 
@@ -42,7 +43,7 @@ def test_a_difference_is_found(
     monkeypatch.setattr(verify_resume, "_cut_power", lambda run: None)
     done = CliRunner().invoke(verify_resume.command, ["-d", str(dataset), "--json"])
     assert json.loads(done.stdout)["differing"] == ["model.cwgt"]
-    assert isinstance(done.exception, verify_resume.CheckFailed)
+    assert isinstance(done.exception, CheckFailed)
 
 
 def test_what_is_wrong_with_the_run_is_told(run: Run, tmp_path: Path) -> None:
