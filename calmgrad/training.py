@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from calmgrad import memory, settings
 from calmgrad.continual import OnlineEWC
-from calmgrad.errors import CalmgradError, UsageError, usage_errors
+from calmgrad.errors import CalmgradError, DivergedError, UsageError, usage_errors
 from calmgrad.evaluation import evaluate
 from calmgrad.loop import Course, Plan, Report, fit
 from calmgrad.model import Model
@@ -232,7 +233,8 @@ class _Run:
             self.epoch_began = time.perf_counter()
             self.lines: list[Report] = []
             renew = None if self.online is None else self.online.after_update
-            done = fit(self.trainer, self.dataset, self.course, self._after_step, self._stop, renew)
+            done = fit(self.trainer, self.dataset, self.course, self._after_step, self._stop, renew,
+                       debug_nan=bool(self.config.debug_nan))  # fmt: skip
             if self.best_weights is not None and self.stopped != "signal":
                 self.model.weights[...] = self.best_weights
             weights = self._save()
@@ -266,7 +268,8 @@ class _Run:
         """Load every kernel, or compile it; so the memory in use can be told, and the speed."""
         if not kernels_are_compiled():
             log.info("kernels  compiling for this CPU, once (about 10 s)")
-        self.trainer.accumulate([BOS, *b"calmgrad", EOS])
+        with suppress(DivergedError):  # the first step will tell
+            self.trainer.accumulate([BOS, *b"calmgrad", EOS])
         self.trainer.zero_grad()
 
     def _say_plan(self) -> None:

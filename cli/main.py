@@ -20,6 +20,7 @@ from calmgrad.errors import CalmgradError, DiskError, OutOfMemoryError
 COMMANDS = {
     "train": "Train a model, new or existing, on a CTDS data set.",
     "evaluate": "Loss, perplexity and bits per byte of a model on a data set.",
+    "fisher": "Which weights matter for a data set: what EWC needs, stored in the model.",
     "info": "What is inside a CWGT or CTDS file.",
     "demo": "Train a small model for a minute on generated shell sessions.",
     "plot": "Loss curves of runs, in the terminal, as SVG or as PNG.",

@@ -24,7 +24,7 @@ LAYERS = [
     "formats template",
     "model",
     "decode sampling optim schedule ewc",
-    "shards",
+    "shards nan_search",
     "trainer",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
