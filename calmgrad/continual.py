@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from calmgrad.data import Dataset
 from calmgrad.errors import DivergedError
+from calmgrad.loop import Course, sequences_of
 from calmgrad.model import Tokens
 from calmgrad.settings import Continual
 from calmgrad.trainer import Trainer
@@ -96,6 +97,11 @@ class OnlineEWC:
         model.fisher = (self.decay * old + (1 - self.decay) * new).astype(np.float32)
         model.anchor = model.weights.copy()
         return True
+
+    def recall(self, course: Course, dataset: Dataset, done: int) -> None:
+        """Fill the buffer with the batches of the updates before, of which `done` were made."""
+        for step in range(max(0, done - (self.buffer.maxlen or 0)), done):
+            self.buffer.append(sequences_of(dataset, course.update(step)[1]))
 
     def _fisher(self, drawn: list[Batch]) -> NDArray[np.float64]:
         take = self._trainer.squared_gradients

@@ -160,6 +160,12 @@ def _origin(origin: Origin | None, rows: NDArray[np.int64]) -> str:
     return f"{origin} (sequence {rows[origin.sequence]} of the data)"
 
 
+def sequences_of(dataset: Dataset, batches: list[NDArray[np.int64]]) -> tuple[list[Any], list[int]]:
+    """The sequences of batches, and their ATN positions."""
+    items = [dataset[int(i)] for batch in batches for i in batch]
+    return [s for s, _ in items], [p for _, p in items]
+
+
 def fit(
     trainer: Trainer,
     dataset: Dataset,
@@ -190,8 +196,7 @@ def fit(
     for step in range(done, course.steps):
         began = time.perf_counter()
         epoch, batches = course.update(step)
-        items = [dataset[int(i)] for batch in batches for i in batch]
-        sequences, positions = [s for s, _ in items], [p for _, p in items]
+        sequences, positions = sequences_of(dataset, batches)
         trainer.set_lr(schedule.at(step))
         missing = course.accumulation - len(batches)  # at the end of an epoch
         parts = [*map(len, batches), *[0] * missing]

@@ -67,6 +67,9 @@ class TrainConfig(
     output: Text | None = None
     save_dir: Text | None = None
     force: bool | None = None
+    resume: Text | None = None
+    checkpoint_every: Count | None = None
+    export: Literal["best", "last"] | None = None
     # The updates.
     epochs: Count | None = None
     batch_size: Count | None = None

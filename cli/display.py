@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from calmgrad.cli.common import one_line, say
 
 if TYPE_CHECKING:
+    from calmgrad.events import Evaluated, Prepared
     from calmgrad.loop import Report
-    from calmgrad.training import Evaluated, Prepared
 
 PLOT_ROWS = 9
 NAME_WIDTH = 9  # of the word a line of the log begins with

@@ -28,7 +28,7 @@ LAYERS = [
     "trainer",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
-    " plots continual memory rundir starting training",
+    " plots continual memory rundir starting training events run resume saving",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

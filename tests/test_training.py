@@ -12,11 +12,11 @@ import calmgrad
 from calmgrad import memory
 from calmgrad.config import ModelConfig
 from calmgrad.errors import DivergedError, UsageError
+from calmgrad.events import EpochEnd, Evaluated, Prepared, Result
 from calmgrad.loop import Report
 from calmgrad.settings import read_config
 from calmgrad.shards import Worker, loss_head, pack_targets
 from calmgrad.starting import duration
-from calmgrad.training import EpochEnd, Evaluated, Prepared, Result
 
 KEYS: dict[str, Any] = {
     "model": "new",
