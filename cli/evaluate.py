@@ -144,10 +144,11 @@ def verdict(before: dict[str, Any], change: dict[str, Any]) -> str:
     share = rise / before["token_mean"] if before["token_mean"] else math.inf
     if not math.isfinite(rise):
         return "cannot be told: a loss is not finite"
-    if abs(share) < 0.005:
+    if abs(share) < 0.005 or rise == 0:
         return "kept: the loss is the same within 0.5 %"
     what = "forgotten: the loss rose" if rise > 0 else "learned: the loss fell"
-    return f"{what} by {abs(rise):.4f} nats a token ({abs(share):.0%})"
+    percent = f" ({abs(share):.0%})" if math.isfinite(share) else ""
+    return f"{what} by {abs(rise):.4f} nats a token{percent}"
 
 
 def print_table(
