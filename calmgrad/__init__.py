@@ -19,6 +19,7 @@ _HOME = {
     "load_dataset": "data",
     "write_dataset": "data",
     "gradcheck": "gradient_check",
+    "build_sequence": "template",
     "encode": "tokenizer",
     "decode": "tokenizer",
     "CalmgradError": "errors",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # the same for type checkers; "as" marks a name as exported
     from calmgrad.model import Model as Model
     from calmgrad.model import load_model as load_model
     from calmgrad.model import new_model as new_model
+    from calmgrad.template import build_sequence as build_sequence
     from calmgrad.tokenizer import ATN as ATN
     from calmgrad.tokenizer import BOS as BOS
     from calmgrad.tokenizer import BY as BY

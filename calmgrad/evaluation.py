@@ -99,14 +99,14 @@ def evaluate(
         for shard, losses in zip(shards, workers.run(shards, loss_head), strict=True):
             assert shard.targets is not None
             nll = losses.astype(np.float64)
-            wanted, is_byte = shard.targets >= 0, (shard.targets >= 0) & (shard.targets < 256)
-            starts = shard.packing.offsets[:-1]
-            own = np.add.reduceat(nll, starts) / np.add.reduceat(wanted, starts, dtype=int)
+            is_byte = shard.targets[shard.targets >= 0] < 256
+            counts = shard.target_counts()
+            own = np.add.reduceat(nll, np.cumsum(counts) - counts) / counts
             means += list(own)
             if on_sequence is not None:
                 for row, loss in zip(shard.rows, own, strict=True):
                     on_sequence(int(dataset.rows[first + row]), float(loss))
-            total, count = total + nll.sum(), count + int(wanted.sum())
+            total, count = total + nll.sum(), count + nll.size
             byte_total = byte_total + nll[is_byte].sum()
             byte_count += int(is_byte.sum())
     if runner is None:

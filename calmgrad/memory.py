@@ -23,7 +23,7 @@ def activations(config: ModelConfig, tokens: int, sequences: int) -> int:
     for columns, count in ((config.vocab, 1), (d, 2), (di, 3), (2 * di, 1), (rank, 1), (f, 2)):
         pool[columns] = max(pool.get(columns, 0), count)
     gradients = tokens * sum(columns * count for columns, count in pool.items())
-    scan = (3 * CHUNK + 3) * 16 * n + di * n  # its scratch
+    scan = 3 * n * di + 16 * (4 * CHUNK + 1) * n  # its scratch
     return FLOAT * (values + gradients + scan)
 
 

@@ -1,104 +1,33 @@
-"""The CALM network out of ops, and a model: its weights with all that its file holds."""
+"""A model: its weights with all that its file holds, and what can be asked of them."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import backend as backends
-from calmgrad.config import LAYER_NORM_EPS, ModelConfig, resolve
+from calmgrad.config import ModelConfig, resolve
+from calmgrad.domains import metadata_for
 from calmgrad.formats import cwgt
-from calmgrad.kernels.protocol import Array
+from calmgrad.formats.pairs import tokens as text_tokens
 from calmgrad.layout import initial_weights, views
-from calmgrad.ops.causal_conv1d import causal_conv1d
-from calmgrad.ops.cross_entropy import cross_entropy
-from calmgrad.ops.embedding import embedding
-from calmgrad.ops.gelu import gelu
-from calmgrad.ops.l2_normalize import l2_normalize
-from calmgrad.ops.layer_norm import layer_norm
-from calmgrad.ops.linear import linear
-from calmgrad.ops.pool import pool
-from calmgrad.ops.selective_scan import selective_scan
 from calmgrad.packing import Packing
-from calmgrad.tape import Tape, Tensor
-from calmgrad.template import metadata_for
-from calmgrad.tokenizer import PAD
+from calmgrad.shards import (
+    Head,
+    Runner,
+    Shard,
+    embedding_head,
+    logits_head,
+    loss_head,
+    pack_targets,
+)
 
 Tokens = Sequence[int] | NDArray[Any]
-Parameters = dict[str, Tensor]
-
-
-# --- the network (FORMATS §1) -----------------------------------------------------------------
-
-
-def mixer(p: Parameters, name: str, x: Tensor, residual: Tensor, packing: Packing) -> Tensor:
-    """The Mamba mixer of one block: residual + mixer(x), all (T, d_model)."""
-    d_inner = p[f"{name}.D"].shape[0]
-    xz = linear(x, p[f"{name}.in_proj.weight"])
-    u, z = xz.split(d_inner, d_inner)
-    u = causal_conv1d(u, p[f"{name}.conv1d_weight"], packing)
-    dt_b_c = linear(u, p[f"{name}.x_proj.weight"])
-    y = selective_scan(
-        u,
-        z,
-        dt_b_c,
-        p[f"{name}.dt_proj.weight"],
-        p[f"{name}.dt_proj.bias"],
-        p[f"{name}.A_log"],
-        p[f"{name}.D"],
-        packing,
-    )
-    return linear(y, p[f"{name}.out_proj.weight"], residual)
-
-
-def feed_forward(p: Parameters, name: str, x: Tensor, residual: Tensor) -> Tensor:
-    """residual + fc2(gelu(fc1(x))), all (T, d_model)."""
-    h = gelu(linear(x, p[f"{name}.ffn_fc1.weight"]))
-    return linear(h, p[f"{name}.ffn_fc2.weight"], residual)
-
-
-def normed(p: Parameters, name: str, x: Tensor) -> Tensor:
-    """LayerNorm with the parameters `name`.weight and `name`.bias."""
-    return layer_norm(x, p[f"{name}.weight"], p[f"{name}.bias"], LAYER_NORM_EPS)
-
-
-def hidden(p: Parameters, config: ModelConfig, tokens: Array, packing: Packing) -> Tensor:
-    """(T,) tokens to (T, d_model): embedding, all blocks, final LayerNorm."""
-    tape = p["ln_f.weight"].tape
-    tape.scope = "token_emb"
-    x = embedding(p["token_emb.weight"], tokens)
-    for layer in range(config.n_layers):
-        mark, block = tape.values.mark(), f"blocks.{layer}"
-        tape.scope = f"{block}.mixer"
-        x_mixed = mixer(p, f"{block}.mixer", normed(p, f"{block}.ln1", x), x, packing)
-        tape.scope = f"{block}.ffn"
-        x_next = feed_forward(p, block, normed(p, f"{block}.ln2", x_mixed), x_mixed)
-        x = tape.keep(x_next, mark)
-    tape.scope = "head"
-    return normed(p, "ln_f", x)
-
-
-def logits(p: Parameters, config: ModelConfig, tokens: Array, packing: Packing) -> Tensor:
-    """(T,) tokens to (T, vocab) logits, through the tied embedding."""
-    return linear(hidden(p, config, tokens, packing), p["token_emb.weight"], transposed=True)
-
-
-def token_losses(
-    p: Parameters, config: ModelConfig, tokens: Array, packing: Packing, targets: Array
-) -> Tensor:
-    """(T,) negative log likelihoods in nats; 0 where `targets` is negative."""
-    return cross_entropy(logits(p, config, tokens, packing), targets)
-
-
-def embeddings(
-    p: Parameters, config: ModelConfig, tokens: Array, packing: Packing, how: str, unit: bool
-) -> Tensor:
-    """(B, d_model): one vector a sequence, of length one if `unit`."""
-    pooled = pool(hidden(p, config, tokens, packing), packing, how)
-    return l2_normalize(pooled) if unit else pooled
+Text = str | bytes
+Input = Text | Tokens  # of `embed`
 
 
 # --- tokens -----------------------------------------------------------------------------------
@@ -140,29 +69,7 @@ def checked_sequence(
     return array
 
 
-def inputs_and_targets(
-    tokens: NDArray[np.int64], cmd_pos: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What the network reads, and what each position shall predict (-1: nothing).
-
-    Position t >= cmd_pos predicts token t + 1 unless that is PAD (FORMATS §7). The last token
-    predicts nothing and, the network being causal, is not needed at all.
-    """
-    targets = tokens[1:].copy()
-    targets[:cmd_pos] = -1
-    targets[targets == PAD] = -1
-    return tokens[:-1], targets
-
-
 # --- the model --------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False)
-class _Forward:
-    """A tape for forward passes, with the model's parameters on it."""
-
-    tape: Tape
-    parameters: Parameters
 
 
 class Model:
@@ -184,12 +91,12 @@ class Model:
         self.sampler = data.sampler
         self.fisher = data.fisher
         self.anchor = data.anchor
-        self._forward: _Forward | None = None
+        self._runner: Runner | None = None
 
     def logits(self, tokens: Tokens) -> NDArray[np.float32]:
         """(n, vocab) logits of one sequence; of more than l_max tokens, of the last l_max."""
         array = checked_tokens(tokens, self.config)[-self.config.l_max :]
-        return self._run(array, lambda p, packing: logits(p, self.config, array, packing))
+        return self._run(array, logits_head)
 
     def loss(self, tokens: Tokens, cmd_pos: int = 0) -> float:
         """Mean cross-entropy in nats over the targets of one sequence; 0 without a target.
@@ -202,29 +109,56 @@ class Model:
             ValueError: too many tokens, one outside the vocabulary, or cmd_pos outside.
         """
         array = checked_sequence(tokens, cmd_pos, self.config)
-        read, targets = inputs_and_targets(array, cmd_pos)
-        count = int((targets >= 0).sum())
-        if count == 0:
+        shards, _ = pack_targets([array], [cmd_pos])
+        if not shards:
             return 0.0
-        nll = self._run(
-            read, lambda p, packing: token_losses(p, self.config, read, packing, targets)
-        )
-        return float(nll.sum(dtype=np.float64) / count)
+        nll = self._run(shards[0].tokens, loss_head, shards[0].targets)
+        return float(nll.mean(dtype=np.float64))
 
     def embed(
-        self, tokens: Tokens, pool: str = "mean", normalize: bool = True
+        self,
+        inputs: Input | Iterable[Input],
+        pool: str = "mean",
+        normalize: bool = True,
+        threads: int | None = None,
     ) -> NDArray[np.float32]:
-        """(d_model,) vector of one sequence; of more than l_max tokens, of the last l_max.
+        """One vector for a text or token sequence, a matrix for any number of them.
 
         Args:
+            inputs: a text, or the tokens of one sequence; or many of these, also from a
+                generator. A text becomes BOS, its bytes, EOS: of one that is longer than l_max
+                the beginning (FORMATS §6). Of more than l_max tokens, the last l_max count.
             pool: "mean" over all positions, or "last".
-            normalize: give it length one.
+            normalize: give each vector length one.
+            threads: shards worked on at once; None: as before, at first one for each core. The
+                result does not depend on it.
+
+        Returns:
+            (d_model,), or (N, d_model) in the order of the inputs.
+
+        Raises:
+            ValueError: a sequence without tokens, or with one outside the vocabulary.
+
+        Memory is that of the result, and of a shard for each thread.
         """
-        array = checked_tokens(tokens, self.config)[-self.config.l_max :]
-        rows = self._run(
-            array, lambda p, packing: embeddings(p, self.config, array, packing, pool, normalize)
-        )
-        return np.asarray(rows[0])
+        many, single = _as_many(inputs)
+        parts = list(self.embed_blocks(many, pool, normalize, threads))
+        rows = np.concatenate([np.empty((0, self.config.d_model), np.float32), *parts])
+        return rows[0] if single else rows
+
+    def embed_blocks(
+        self,
+        inputs: Iterable[Input],
+        pool: str = "mean",
+        normalize: bool = True,
+        threads: int | None = None,
+    ) -> Iterator[NDArray[np.float32]]:
+        """The rows of `embed` of many inputs, in order, some hundred at a time as they are ready.
+
+        For more inputs than memory has room for results.
+        """
+        arrays = (self._sequence(item, f"input {i}") for i, item in enumerate(inputs))
+        return self._workers(threads).rows(arrays, embedding_head(pool, normalize))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a CWGT file, whole or not at all, EWC data included (FORMATS §2)."""
@@ -238,7 +172,9 @@ class Model:
 
     def close(self) -> None:
         """Free what forward passes use; the weights stay."""
-        self._forward = None
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
 
     def __enter__(self) -> Self:
         return self
@@ -246,15 +182,35 @@ class Model:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _run(self, tokens: NDArray[np.int64], forward: Any) -> NDArray[np.float32]:
-        if self._forward is None:
-            tape = Tape(backends.load("cpu"), record=False)
-            parameters = {k: tape.parameter(v) for k, v in self.parameters.items()}
-            self._forward = _Forward(tape, parameters)
-        self._forward.tape.begin()
-        with backends.one_blas_thread(), backends.silent_overflow():
-            output = forward(self._forward.parameters, Packing.of([tokens.size]))
-        return np.array(output.value)
+    def _run(
+        self, tokens: NDArray[np.int64], head: Head, targets: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """What `head` makes of one sequence."""
+        shard = Shard([0], tokens, Packing.of([tokens.size]), targets)
+        output: NDArray[np.float32] = self._workers().run([shard], head)[0]
+        return output
+
+    def _workers(self, threads: int | None = None) -> Runner:
+        if self._runner is None or (threads is not None and threads != self._runner.threads):
+            self.close()
+            self._runner = Runner(backends.load("cpu"), self.config, self.weights, threads)
+        return self._runner
+
+    def _sequence(self, item: Input, what: str) -> NDArray[np.int64]:
+        if isinstance(item, Text):
+            return text_tokens(item, self.config.l_max).astype(np.int64)
+        return checked_tokens(item, self.config, what)[-self.config.l_max :]
+
+
+def _as_many(inputs: Input | Iterable[Input]) -> tuple[Iterable[Input], bool]:
+    """The inputs of `embed`, and whether it was a single one."""
+    if isinstance(inputs, np.ndarray):
+        single = inputs.ndim < 2 and inputs.dtype.kind not in "OSU"
+    elif isinstance(inputs, Sequence) and not isinstance(inputs, Text):
+        single = len(inputs) > 0 and not isinstance(inputs[0], Sequence | np.ndarray)
+    else:
+        single = isinstance(inputs, Text)
+    return ([inputs] if single else inputs), single  # type: ignore[list-item,return-value]
 
 
 def new_model(

@@ -155,6 +155,15 @@ class _Search:
         index = _first(wrong)
         self._found(phase, step, array, parameter, index, int(wrong.sum()))
 
+    def _token_of(self, activation: Array, row: int) -> int | None:
+        """Which token of the shard a row belongs to: all have one, or those with a target."""
+        targets = self.shard.targets
+        if len(activation) == len(self.shard.tokens):
+            return row
+        if targets is not None and len(activation) == (targets >= 0).sum():
+            return int(np.flatnonzero(targets >= 0)[row])
+        return None
+
     def _found(
         self,
         phase: str,
@@ -164,11 +173,12 @@ class _Search:
         index: tuple[int, ...],
         count: int,
     ) -> NoReturn:
-        packing, sequence, position, token = self.shard.packing, None, None, None
-        if parameter is None and array.ndim and len(array) == len(self.shard.tokens):
-            row = int(np.searchsorted(packing.offsets, index[0], side="right")) - 1
-            sequence, position = self.shard.rows[row], int(packing.pos[index[0]])
-            token = int(self.shard.tokens[index[0]])
+        sequence = position = token = None
+        if parameter is None and (at := self._token_of(array, index[0])) is not None:
+            offsets = to_numpy(self.shard.packing.offsets)
+            row = int(np.searchsorted(offsets, at, side="right")) - 1
+            sequence, position = self.shard.rows[row], at - int(offsets[row])
+            token = int(self.shard.tokens[at])
         before = self.tape.steps[: self.tape.steps.index(step) + 1]
         nth = sum((s.op, s.scope) == (step.op, step.scope) for s in before)
         raise _Found(

@@ -8,7 +8,7 @@ import heapq
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,11 +21,13 @@ from calmgrad.backend import Backend
 from calmgrad.config import ModelConfig
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import views
-from calmgrad.model import Parameters, embeddings, inputs_and_targets, token_losses
+from calmgrad.network import Parameters, embeddings, logits, token_losses
 from calmgrad.packing import Packing
 from calmgrad.tape import Tape, Tensor
+from calmgrad.tokenizer import PAD
 
 SHARD_TOKENS = 512  # from here on a token costs the same, whatever the shard
+BLOCK_TOKENS = 32 * SHARD_TOKENS  # of a long list, so many are handed to the threads at once
 SMALL_BATCH = 256  # below this many tokens, cutting costs more than a second thread brings
 
 
@@ -46,15 +48,26 @@ class Shard:
     packing: Packing
     targets: NDArray[np.int64] | None = None
 
+    def target_counts(self) -> NDArray[np.int64]:
+        """(B,) number of targets of each sequence."""
+        assert self.targets is not None
+        starts = self.packing.offsets[:-1]
+        return np.asarray(np.add.reduceat(self.targets >= 0, starts, dtype=np.int64))
+
 
 class Head(Protocol):
-    """What is computed from a shard: token losses, or embeddings."""
+    """What is computed from a shard: logits, token losses, or embeddings."""
 
     def __call__(self, parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor: ...
 
 
+def logits_head(parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor:
+    """(T, vocab) logits."""
+    return logits(parameters, config, shard.tokens, shard.packing)
+
+
 def loss_head(parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor:
-    """(T,) negative log likelihoods."""
+    """(K,) negative log likelihoods of the shard's K targets, in order."""
     assert shard.targets is not None
     return token_losses(parameters, config, shard.tokens, shard.packing, shard.targets)
 
@@ -90,20 +103,14 @@ def cut(lengths: Sequence[int], shard_tokens: int = SHARD_TOKENS) -> list[list[i
     return [[i] for i in long] + [sorted(shard) for shard in shards]
 
 
-def pack(
-    sequences: Sequence[NDArray[np.int64]],
-    targets: Sequence[NDArray[np.int64]] | None = None,
-    shard_tokens: int = SHARD_TOKENS,
-) -> list[Shard]:
+def pack(sequences: Sequence[NDArray[np.int64]], shard_tokens: int = SHARD_TOKENS) -> list[Shard]:
     """Cut and pack a batch; sequences without a token are left out."""
     present = [i for i, tokens in enumerate(sequences) if tokens.size]
     shards = []
     for part in cut([sequences[i].size for i in present], shard_tokens):
         rows = [present[i] for i in part]
         packing = Packing.of([sequences[i].size for i in rows])
-        tokens = np.concatenate([sequences[i] for i in rows])
-        wanted = None if targets is None else np.concatenate([targets[i] for i in rows])
-        shards.append(Shard(rows, tokens, packing, wanted))
+        shards.append(Shard(rows, np.concatenate([sequences[i] for i in rows]), packing))
     return shards
 
 
@@ -116,11 +123,50 @@ def pack_targets(
 
     A sequence without targets has neither loss nor gradient, and is in no shard.
     """
-    pairs = [inputs_and_targets(s, c) for s, c in zip(sequences, cmd_positions, strict=True)]
-    counts = np.array([int((targets >= 0).sum()) for _, targets in pairs], np.int64)
-    none = np.zeros(0, np.int64)
-    read = [tokens if n else none for (tokens, _), n in zip(pairs, counts, strict=True)]
-    return pack(read, [targets for _, targets in pairs], shard_tokens), counts
+    whole = Packing.of([s.size for s in sequences])
+    tokens = np.concatenate(sequences)
+    targets = targets_of(tokens, whole, np.asarray(cmd_positions))
+    starts, ends = whole.offsets[:-1], whole.offsets[1:]
+    counts = np.add.reduceat(targets >= 0, starts, dtype=np.int64)
+    present = np.flatnonzero(counts)
+    # The last token of a sequence predicts nothing and, the network being causal, is not read.
+    begin, end = starts.tolist(), (ends - 1).tolist()
+    shards = []
+    for part in cut([end[i] - begin[i] for i in present], shard_tokens):
+        rows = [int(present[i]) for i in part]
+        spans = [slice(begin[i], end[i]) for i in rows]
+        read = np.concatenate([tokens[span] for span in spans])
+        wanted = np.concatenate([targets[span] for span in spans])
+        shards.append(Shard(rows, read, Packing.of([end[i] - begin[i] for i in rows]), wanted))
+    return shards, counts
+
+
+def targets_of(
+    tokens: NDArray[np.int64], packing: Packing, cmd_positions: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """What each token of packed sequences shall predict; -1: nothing.
+
+    Position t >= cmd_pos of a sequence predicts token t + 1 unless that is PAD (FORMATS §7).
+    """
+    targets = np.append(tokens[1:], PAD)
+    targets[packing.offsets[1:] - 1] = -1
+    targets[packing.pos < np.repeat(cmd_positions, np.diff(packing.offsets))] = -1
+    targets[targets == PAD] = -1
+    return targets
+
+
+def blocks(sequences: Iterable[NDArray[np.int64]]) -> Iterator[list[NDArray[np.int64]]]:
+    """Any number of sequences, in lists of about `BLOCK_TOKENS` tokens."""
+    block: list[NDArray[np.int64]] = []
+    tokens = 0
+    for sequence in sequences:
+        block.append(sequence)
+        tokens += sequence.size
+        if tokens >= BLOCK_TOKENS:
+            yield block
+            block, tokens = [], 0
+    if block:
+        yield block
 
 
 class Worker:
@@ -205,6 +251,20 @@ class Runner:
                 for job in jobs:
                     job.result()
         return batch.outputs
+
+    def rows(
+        self, sequences: Iterable[NDArray[np.int64]], head: Head
+    ) -> Iterator[NDArray[np.float32]]:
+        """The rows that `head` gives for any number of sequences, one for each, in order.
+
+        They come some hundred at a time, and that many sequences are held at once.
+        """
+        for block in blocks(sequences):
+            shards = pack(block)
+            rows = np.empty((len(block), self._config.d_model), np.float32)
+            for shard, part in zip(shards, self.run(shards, head), strict=True):
+                rows[shard.rows] = part
+            yield rows
 
     def close(self) -> None:
         """Free the workers."""

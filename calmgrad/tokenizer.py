@@ -1,5 +1,6 @@
 """The CALM vocabulary: 256 bytes, 22 special tokens, 42 reserved ones (FORMATS §4)."""
 
+import re
 from collections.abc import Iterable
 
 from calmgrad.config import VOCAB
@@ -35,6 +36,8 @@ NAMES = dict(
         start=PAD,
     )
 )
+# FILE is an older name of QUERY: understood in raw text and in templates, never written.
+BY_NAME = {name: token for token, name in NAMES.items()} | {"FILE": QUERY}
 
 
 def encode(text: str | bytes) -> list[int]:
@@ -43,6 +46,34 @@ def encode(text: str | bytes) -> list[int]:
     Bytes that Python could not decode (a file name, an argument) come back as they were.
     """
     return list(text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
+
+
+def encode_raw(text: str) -> list[int]:
+    """Tokens of a text in which `<NAME>` and `<:ID:>` stand for tokens; the rest are bytes.
+
+    Raises:
+        ValueError: a name that no token has, or an id outside the vocabulary.
+    """
+    tokens: list[int] = []
+    done = 0
+    for match in re.finditer("<([A-Z]+)>|<:([0-9]+):>", text):
+        tokens += encode(text[done : match.start()])
+        tokens.append(_token_of(match))
+        done = match.end()
+    return tokens + encode(text[done:])
+
+
+def _token_of(match: re.Match[str]) -> int:
+    name, digits = match.groups()
+    if name is None:
+        significant = digits.lstrip("0") or "0"
+        if len(significant) > len(str(VOCAB)) or int(significant) >= VOCAB:
+            where = f"<:{digits:.9}{'…' if len(digits) > 9 else ''}:>"
+            raise ValueError(f"{where} at character {match.start()}: expected 0 to {VOCAB - 1}")
+        return int(significant)
+    if name not in BY_NAME:
+        raise ValueError(f"<{name}> at character {match.start()}: there is no such token")
+    return BY_NAME[name]
 
 
 def decode(tokens: Iterable[int], special: bool = False) -> str:

@@ -596,7 +596,5 @@ def _adding_to(total: NDArray[np.float32]) -> Callable[[Array, int], None]:
 
 
 def _spread(share: NDArray[np.float64], shard: Shard) -> NDArray[np.float64]:
-    """(T,) what each token weighs: its sequence's share where it has a target, else 0."""
-    assert shard.targets is not None
-    weights = np.repeat(share[shard.rows], np.diff(shard.packing.offsets))
-    return np.where(shard.targets >= 0, weights, 0.0)
+    """(K,) what each target of the shard weighs: its sequence's share."""
+    return np.repeat(share[shard.rows], shard.target_counts())

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,47 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is named.
+
+    Args:
+        commands_with_help: command -> what `--help` says of it.
+        load: imports the command of a name.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        commands_with_help: dict[str, str],
+        load: Callable[[str], click.Command],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands_with_help = commands_with_help
+        self.load = load
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands_with_help)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return self.load(cmd_name) if cmd_name in self.commands_with_help else None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        known = self.commands_with_help
+        if not ctx.resilient_parsing and args and args[0] not in known and args[0][:1] != "-":
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            message = f"No command {args[0]!r}.{hint} There are: {', '.join(known)}."
+            raise click.UsageError(message, ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.commands_with_help.items()))
 
 
 def say(message: str = "") -> None:

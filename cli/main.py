@@ -7,20 +7,23 @@ import sys
 import warnings
 from importlib import import_module
 from io import TextIOWrapper
-from typing import Any
 
 import click
 
 from calmgrad import __version__, blas
-from calmgrad.cli.common import say
+from calmgrad.cli.common import LazyGroup, say
 from calmgrad.cli.display import log_to_stderr
 from calmgrad.errors import CalmgradError, DiskError, OutOfMemoryError
 
 # Command -> what `--help` says of it. The code is calmgrad.cli.<command>, its `command`.
 COMMANDS = {
     "train": "Train a model, new or existing, on a CTDS data set.",
+    "contrastive": "Train a model on pairs of texts, so that it embeds them.",
+    "embed": "Texts to vectors, as .npy or JSON lines.",
+    "search": "The passages nearest in meaning to a query, from an index of texts.",
     "evaluate": "Loss, perplexity and bits per byte of a model on a data set.",
     "fisher": "Which weights matter for a data set: what EWC needs, stored in the model.",
+    "dataset": "Make, look at and change CTDS data sets.",
     "info": "What is inside a CWGT or CTDS file.",
     "demo": "Train a small model for a minute on generated shell sessions.",
     "plot": "Loss curves of runs, in the terminal, as SVG or as PNG.",
@@ -30,35 +33,17 @@ COMMANDS = {
 }
 
 
-class Commands(click.Group):
-    """A group that imports a command when it is named."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = import_module(f"calmgrad.cli.{cmd_name}").command
-        return command
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        completing = ctx.resilient_parsing
-        if not completing and args and args[0] not in COMMANDS and args[0][:1] != "-":
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            known = ", ".join(COMMANDS)
-            raise click.UsageError(f"No command {args[0]!r}.{hint} There are: {known}.", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+def _load(name: str) -> click.Command:
+    command: click.Command = import_module(f"calmgrad.cli.{name}").command
+    return command
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=LazyGroup,
+    commands_with_help=COMMANDS,
+    load=_load,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, "-V", "--version", message="calmgrad %(version)s")
 def cli() -> None:
     """Train CALM models: byte-level Mamba language models for the Lilush shell."""

@@ -82,6 +82,7 @@ def test_fisher_of_several_data_sets_is_that_of_all_their_sequences(
     assert together.fisher is not None
     assert apart.fisher is not None
     np.testing.assert_allclose(apart.fisher, together.fisher, rtol=1e-6)
+    assert apart.anchor is not None
     assert np.array_equal(apart.anchor, counting.weights)
 
 

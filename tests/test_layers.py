@@ -21,14 +21,16 @@ LAYERS = [
     "arena shapes packing backend",
     "tape",
     "ops",
-    "formats template",
+    "network",
+    "shards nan_search",
+    "formats domains template prompt",
     "model",
     "decode sampling optim schedule ewc",
-    "shards nan_search",
     "trainer",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
-    " plots continual memory rundir starting training events run resume saving",
+    " plots continual memory rundir starting training conversion dataset_statistics dataset_editing"
+    " redaction retrieval contrastive texts search events run resume saving",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

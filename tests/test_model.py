@@ -7,7 +7,8 @@ import pytest
 
 import calmgrad
 from calmgrad.config import PRESETS, ModelConfig, resolve
-from calmgrad.template import DOMAINS
+from calmgrad.domains import DOMAINS
+from calmgrad.model import Model
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_embed_has_length_one() -> None:
 )
 def test_bad_tokens(tokens: list[int], message: str) -> None:
     model = calmgrad.new_model(d_model=16, n_layers=1)
-    for use in (model.logits, model.loss, model.embed):
+    for use in (model.logits, model.loss, lambda tokens: model.embed([[65], tokens])):
         with pytest.raises(ValueError, match=message):
             use(tokens)
 
@@ -131,14 +132,19 @@ def test_forward_passes_take_no_new_memory() -> None:
     sizes = set()
     for _ in range(3):
         model.logits(np.arange(200))
-        assert model._forward is not None
-        sizes.add(model._forward.tape.values.capacity)
+        sizes.add(forward_capacity(model))
     assert len(sizes) == 1
     # Blocks give their memory back: six layers need hardly more than three.
     deep = calmgrad.new_model(d_model=16, n_layers=6)
     deep.logits(np.arange(200))
-    assert deep._forward is not None
-    assert deep._forward.tape.values.capacity < 1.3 * sizes.pop()
+    assert forward_capacity(deep) < 1.3 * sizes.pop()
+
+
+def forward_capacity(model: Model) -> int:
+    """Elements that the arena of the model's one worker holds."""
+    assert model._runner is not None
+    [worker] = model._runner._workers
+    return worker.forward_tape.values.capacity
 
 
 def test_a_closed_model_keeps_its_weights() -> None:

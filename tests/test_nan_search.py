@@ -182,6 +182,24 @@ def test_the_penalty(strength: float, phase: str, words: str) -> None:
     assert words in str(origin)
 
 
+def test_a_row_of_the_head_is_a_token_with_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens before ATN are not in the head; the position is that in the sequence all the same."""
+    with trainer() as t:
+        real = cpu.cross_entropy_backward
+
+        def spoilt(dlogits: Any, *args: Any) -> None:
+            real(dlogits, *args)
+            dlogits[1, 300] = np.nan
+
+        monkeypatch.setattr(cpu, "cross_entropy_backward", spoilt)
+        origin = t.find_nan([SEQUENCES[0], SEQUENCES[5]], [3, 6])
+    assert origin is not None
+    assert (origin.phase, origin.op, origin.scope) == ("backward", "cross_entropy", "head")
+    assert (origin.sequence, origin.position) == (0, 4)
+    assert origin.token == SEQUENCES[0][4]
+    assert origin.index == (1, 300)
+
+
 def test_an_exploding_learning_rate() -> None:
     with trainer(lr=1e30) as t:
         t.step(SEQUENCES, POSITIONS)

@@ -13,6 +13,7 @@ import functools
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -89,7 +90,7 @@ MISTAKES = [
         "_forward",
     ),
     reference("causal_conv1d", "reach = (pos[j:] >= j)[:, None] * da[j:]", "reach = da[j:]"),
-    cpu("selective_scan", "store(dh, (n, 0), zero, every)", "pass"),
+    cpu("selective_scan", "        dh[...] = 0.0\n", ""),
     reference(
         "selective_scan",
         "dh = np.zeros_like(A)  # of",
@@ -107,32 +108,37 @@ MISTAKES = [
     reference("causal_conv1d", "da = dy * s * (1 + a * (1 - s))", "da = dy * s"),
     reference("causal_conv1d", "dweight[:, 0] = (x * da)", "dweight[:, 0] = (x * dy)"),
     # The scan.
-    cpu("selective_scan", "* one_minus_exp_minus(step)\n", "\n"),
-    cpu("selective_scan", "bias_sum += dstep", "bias_sum += dstep * step"),
+    cpu("selective_scan", "load(ddt, (t, c), lanes) * slope", "load(ddt, (t, c), lanes)"),
+    cpu("selective_scan", "bias_sum += dstep", "bias_sum += dstep * slope"),
     cpu("selective_scan", "step * ddrive + skip * dy", "step * ddrive"),
-    cpu("selective_scan", "skip_sum += dy * x", "skip_sum += dgated * x"),
+    cpu("selective_scan", "skip_sum += dscan * load(u", "skip_sum += dgated * load(u"),
     cpu(
         "selective_scan",
-        "store(dC, (n, 0), dy * load(hs, (q + 1, n, 0), every), every)",
-        "store(dC, (n, 0), dy * load(hs, (q, n, 0), every), every)",
+        "dy * load(hs, (q + 1, n, 0), every)",
+        "dy * load(hs, (q, n, 0), every)",
     ),
     cpu("selective_scan", "g = g * load(decays, (q, n, 0), every)", "g = g * 1.0"),
     cpu(
         "selective_scan",
-        "(chunk, n, c), lanes), every)\n            _recompute",
-        "(max(chunk - 1, 0), n, c), lanes), every)\n            _recompute",
+        "(chunk, n, c), lanes), every)\n                _gate_backward",
+        "(max(chunk - 1, 0), n, c), lanes), every)\n                _gate_backward",
     ),
     cpu(
         "selective_scan",
-        "_add_sums(dbc, t, states, dC, states, first)",
-        "_add_sums(dbc, t, states, dC, states, True)",
+        "            dB[...] = 0.0\n",
+        "",
     ),
     cpu(
         "selective_scan",
-        "dA_log[c + k, n] = dA[n, k] * A2[n, c + k] * LN2",
-        "dA_log[c + k, n] = dA[n, k] * LN2",
+        "dA_log[c, n] = dA[n, c] * A2[n, c] * LN2",
+        "dA_log[c, n] = dA[n, c] * LN2",
     ),
-    cpu("selective_scan", "if (t - offsets[b]) % CHUNK == 0:", "if t % CHUNK == 0:", "_forward"),
+    cpu(
+        "selective_scan",
+        "lanes)\n            chunk += 1",
+        "lanes)\n            chunk += b < 1",
+        "_forward",
+    ),
     Mistake(
         CPU + "functions.py",
         "return 0.0 - exp2_minus_1(x * -LOG2E)",
@@ -142,8 +148,8 @@ MISTAKES = [
     ),
     Mistake(
         CPU + "functions.py",
-        "constant(like, 40.0)",
-        "constant(like, 1.0)",
+        "greater(x, zero, x, zero) + small",
+        "greater(x, zero, x, x) + small",
         "selective_scan.selective_scan",
         "_forward",
     ),
@@ -187,7 +193,7 @@ MISTAKES = [
     cpu("gelu", "(3 * CUBIC)", "(2 * CUBIC)"),
     reference("gelu", "1 + 3 * CUBIC * x * x", "1 + CUBIC * x * x"),
     # Embedding, loss, pooling.
-    cpu("embedding", "dtable[tokens[t], c] += dy[t, c]", "dtable[tokens[t], c] = dy[t, c]"),
+    cpu("embedding", "row[c] += dy[t, c]", "row[c] = dy[t, c]"),
     reference("embedding", "np.add.at(dtable, tokens, dy)", "dtable[tokens] += dy"),
     op("embedding", "        if not held:\n            dtable.fill(0)", "        dtable.fill(0)"),
     cpu("cross_entropy", "dlogits[t, targets[t]] -= dnll[t]", "dlogits[t, targets[t]] -= 1"),
@@ -204,8 +210,8 @@ MISTAKES = [
         "dx[start : stop - 1] = dy[b] / float(stop - start)",
     ),
     op("l2_normalize", "dy - y.value * along", "dy - along"),
-    op("infonce", "- 2 * xp.eye(", "- xp.eye("),
-    op("infonce", "matmul(dp, dscores.T, queries.value)", "matmul(dp, dscores, queries.value)"),
+    op("infonce", "-= 2 * xp.eye(", "-= xp.eye("),
+    op("infonce", "matmul(dp, dscores.T, queries", "matmul(dp, dscores, queries"),
     # Products and the tape.
     op("linear", "matmul(dx, dy, w.T)", "matmul(dx, dy, w.T, dx.copy())"),
     op("linear", "residual.take_over(y)", "pass"),
@@ -239,7 +245,12 @@ MISTAKES = [
     ),
 ]
 
-MAKERS = {"reference": reference, "op": op, "basic": basic, "tape": tape}
+MAKERS: dict[str, Callable[..., Mistake]] = {
+    "reference": reference,
+    "op": op,
+    "basic": basic,
+    "tape": tape,
+}
 MISTAKES += [MAKERS[kind](*rest) for kind, *rest in MORE]
 
 # One mistake of each op, and some compiled ones.

@@ -98,7 +98,7 @@ def test_the_same_bytes_at_any_thread_count(threads: int) -> None:
     for count in (1, threads):
         runner = Runner(backends.load("cpu"), model.config, model.weights, count)
         total = np.zeros_like(model.weights)
-        seeds = [np.ones(s.tokens.size, np.float32) for s in shards]
+        seeds = [np.ones(s.target_counts().sum(), np.float32) for s in shards]
         outputs.append(runner.run(shards, loss_head, seeds, adding_to(total)))
         totals.append(total)
         runner.close()
@@ -112,7 +112,7 @@ def test_gradients_are_added_in_order() -> None:
     shards, _ = pack_targets(*batch(), shard_tokens=64)
     runner = Runner(backends.load("cpu"), model.config, model.weights, 3)
     order: list[int] = []
-    seeds = [np.ones(s.tokens.size, np.float32) for s in shards]
+    seeds = [np.ones(s.target_counts().sum(), np.float32) for s in shards]
     runner.run(shards, loss_head, seeds, lambda _, i: order.append(i))
     assert order == list(range(len(shards)))
 
@@ -128,7 +128,7 @@ def test_an_error_in_one_shard_ends_all(threads: int) -> None:
             raise RuntimeError("shard three")
         return loss_head(parameters, config, shard)
 
-    seeds = [np.ones(s.tokens.size, np.float32) for s in shards]
+    seeds = [np.ones(s.target_counts().sum(), np.float32) for s in shards]
     done = threading.Event()
 
     def run() -> None:
@@ -149,7 +149,7 @@ def test_memory_is_bounded_by_the_shard() -> None:
     for count in (16, 128):
         sequences = [np.full(64, 65) for _ in range(count)]
         shards, _ = pack_targets(sequences, [0] * count)
-        seeds = [np.ones(s.tokens.size, np.float32) for s in shards]
+        seeds = [np.ones(s.target_counts().sum(), np.float32) for s in shards]
         runner.run(shards, loss_head, seeds, lambda *_: None)
         tape = runner._workers[0].tape
         sizes.append((tape.values.capacity, tape.pool.arena.capacity))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calmgrad import tokenizer
-from calmgrad.tokenizer import NAMES, decode, encode
+from calmgrad.tokenizer import NAMES, decode, encode, encode_raw
 
 ROOT = Path(__file__).parents[1]
 SPECIAL = (
@@ -54,6 +54,37 @@ def test_special_tokens_are_dropped_or_shown() -> None:
 def test_outside_the_vocabulary(token: int) -> None:
     with pytest.raises(ValueError, match=rf"token {token} at position 2: expected 0 to 319"):
         decode([0, 1, token])
+
+
+def test_raw_text() -> None:
+    assert encode_raw("<BOS>a<:259:><FILE>é<:0:>") == [257, 97, 259, 267, 0xC3, 0xA9, 0]
+    assert encode_raw("<bos><:a:>< BOS><>") == list(b"<bos><:a:>< BOS><>")
+    assert encode_raw("") == []
+    assert encode_raw("<:00319:><:300:>") == [319, 300]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<BOS>é<NOPE>", "<NOPE> at character 6: there is no such token"),
+        ("<:320:>", "<:320:> at character 0: expected 0 to 319"),
+        ("<:" + "9" * 9999 + ":>", "<:999999999…:> at character 0"),
+    ],
+)
+def test_bad_raw_text(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="at character") as caught:
+        encode_raw(text)
+    assert message in str(caught.value)
+
+
+@given(st.text("<>:BOS32109 ", max_size=20))
+def test_any_raw_text(text: str) -> None:
+    message = "at character"
+    try:
+        assert all(0 <= token < 320 for token in encode_raw(text))
+    except ValueError as error:
+        message = str(error)
+    assert "at character" in message
 
 
 def test_does_not_wait_for_numpy() -> None:

@@ -187,3 +187,15 @@ def write(
 ) -> None:
     """Write a data set; arguments and ValueError as in `pack`, DiskError as in `write_atomic`."""
     write_atomic(path, to_bytes(pack(sequences, cmd_positions)))
+
+
+def write_sequences(path: AnyPath, sequences: Sequences) -> None:
+    """Write sequences that are packed already.
+
+    Raises:
+        ValueError: there are none.
+        DiskError: as in `write_atomic`.
+    """
+    if not sequences.count:
+        raise ValueError("sequences: expected at least one")
+    write_atomic(path, to_bytes(sequences))

@@ -147,8 +147,29 @@ def read_file(path: AnyPath, limit: int | None = None) -> bytes:
         return source.read(source.size)
 
 
-def write_atomic(path: AnyPath, chunks: Iterable[Chunk]) -> None:
+def check_writable(path: AnyPath) -> None:
+    """Refuse, before any work is done, a target that `write_atomic` would refuse.
+
+    Raises:
+        DiskError: it is no regular file, it is write-protected, or its folder is missing.
+    """
+    name = display(path)
+    try:
+        target = os.path.realpath(os.fsdecode(path))
+        _writable_mode(name, target)
+        if not os.path.isdir(os.path.dirname(target)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    except ValueError as error:  # a zero byte in the name
+        raise DiskError(f"{name}: is not a file name: {error}") from error
+    except OSError as error:
+        raise DiskError(f"{name}: {write_reason(error, target, 0)}") from error
+
+
+def write_atomic(path: AnyPath, chunks: Iterable[Chunk], size: int | None = None) -> None:
     """Replace the file at `path`, or make it, with the chunks one after another.
+
+    With `size`, their bytes taken together, the chunks are taken one at a time, so they may be
+    more than memory holds.
 
     A symbolic link stays and its target is replaced. An existing file keeps its mode, a new one
     gets what the umask leaves of 0666. On return the bytes and the name are on the disk.
@@ -159,15 +180,17 @@ def write_atomic(path: AnyPath, chunks: Iterable[Chunk]) -> None:
     """
     name = display(path)
     target = os.fsdecode(path)
-    pieces = [memoryview(chunk).cast("B") for chunk in chunks]
+    pieces: Iterable[memoryview] = (memoryview(chunk).cast("B") for chunk in chunks)
+    if size is None:
+        pieces = list(pieces)
+        size = sum(len(piece) for piece in pieces)
     try:
         target = os.path.realpath(target)
         _replace(target, pieces, _writable_mode(name, target))
     except ValueError as error:  # a zero byte in the name
         raise DiskError(f"{name}: is not a file name: {error}") from error
     except OSError as error:
-        needed = sum(len(piece) for piece in pieces)
-        raise DiskError(f"{name}: {write_reason(error, target, needed)}") from error
+        raise DiskError(f"{name}: {write_reason(error, target, size)}") from error
 
 
 def _writable_mode(name: str, target: str) -> int | None:
@@ -183,7 +206,7 @@ def _writable_mode(name: str, target: str) -> int | None:
     return stat.S_IMODE(status.st_mode)
 
 
-def _replace(target: str, pieces: list[memoryview], mode: int | None) -> None:
+def _replace(target: str, pieces: Iterable[memoryview], mode: int | None) -> None:
     folder = os.path.dirname(target)
     aside = aside_name(folder)
     try:

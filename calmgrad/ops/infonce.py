@@ -4,6 +4,8 @@ from calmgrad.kernels.protocol import Array
 from calmgrad.shapes import check
 from calmgrad.tape import Tensor
 
+SCORES = 1 << 20  # so many are alive at once: rows of a block times pairs
+
 
 def infonce(queries: Tensor, positives: Tensor, temperature: float = 0.07) -> Tensor:
     """Symmetric InfoNCE: each query must find its positive among all, and the other way round.
@@ -29,6 +31,9 @@ def infonce(queries: Tensor, positives: Tensor, temperature: float = 0.07) -> Te
     Raises:
         ValueError: a shape disagrees with the letters above, or temperature is not above 0.
 
+    Saves the logarithms of the softmaxes' denominators. S is made a block of rows at a time, and
+    again on the way back, so memory grows with B, not with its square.
+
     Source: van den Oord et al. (arXiv:1807.03748), equation 4; FORMATS §7.
     """
     check("infonce", queries=(queries.value, "B D"), positives=(positives.value, "B D"))
@@ -37,28 +42,41 @@ def infonce(queries: Tensor, positives: Tensor, temperature: float = 0.07) -> Te
     tape = queries.tape
     xp, matmul = tape.backend.xp, tape.backend.kernels.matmul
     pairs = queries.shape[0]
-    scores = tape.values.take((pairs, pairs))
-    matmul(scores, queries.value, positives.value.T)
-    scores /= temperature
+    height = max(1, SCORES // pairs)
+    blocks = [slice(start, min(start + height, pairs)) for start in range(0, pairs, height)]
 
-    def softmax(axis: int) -> tuple[Array, Array]:
-        top = scores.max(axis=axis, keepdims=True)
-        shifted = xp.exp(scores - top)
-        total = shifted.sum(axis=axis, keepdims=True)
-        return shifted / total, xp.log(total) + top
+    def scores_of(rows: slice) -> Array:
+        scores = xp.empty((rows.stop - rows.start, pairs), tape.dtype)
+        matmul(scores, queries.value[rows], positives.value.T)
+        scores /= temperature
+        return scores
 
-    rows, row_lse = softmax(1)
-    columns, column_lse = softmax(0)
+    own = xp.empty(pairs, tape.dtype)  # the diagonal
+    row_lse = xp.empty(pairs, tape.dtype)
+    top = xp.full(pairs, -xp.inf, tape.dtype)  # of the columns so far
+    total = xp.zeros(pairs, tape.dtype)  # sum of e^(S - top) of the columns so far
+    for rows in blocks:
+        scores = scores_of(rows)
+        own[rows] = scores.diagonal(rows.start)
+        row_top = scores.max(axis=1)
+        row_lse[rows] = row_top + xp.log(xp.exp(scores - row_top[:, None]).sum(axis=1))
+        higher = xp.maximum(top, scores.max(axis=0))
+        total = total * xp.exp(top - higher) + xp.exp(scores - higher).sum(axis=0)
+        top = higher
+    column_lse = top + xp.log(total)
     loss = tape.empty((1,))
-    loss.value[...] = 0.5 * (row_lse.mean() + column_lse.mean()) - scores.trace() / pairs
+    loss.value[...] = 0.5 * (row_lse.mean() + column_lse.mean()) - own.mean()
 
     @tape.record("infonce", loss)
     def backward() -> None:
-        dscores = rows + columns - 2 * xp.eye(pairs, dtype=scores.dtype)
-        dscores *= loss.grad / (2 * pairs * temperature)
-        with queries.gradient() as dq:
-            matmul(dq, dscores, positives.value)
-        with positives.gradient() as dp:
-            matmul(dp, dscores.T, queries.value)
+        with queries.gradient() as dq, positives.gradient() as dp:
+            dp.fill(0)
+            for rows in blocks:
+                scores = scores_of(rows)
+                dscores = xp.exp(scores - row_lse[rows, None]) + xp.exp(scores - column_lse)
+                dscores -= 2 * xp.eye(*scores.shape, rows.start, dtype=scores.dtype)
+                dscores *= loss.grad / (2 * pairs * temperature)
+                matmul(dq[rows], dscores, positives.value)
+                matmul(dp, dscores.T, queries.value[rows], dp.copy())
 
     return loss

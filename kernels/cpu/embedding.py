@@ -7,12 +7,14 @@ from calmgrad.kernels.protocol import Array
 @kernel
 def embedding_forward(y: Array, table: Array, tokens: Array) -> None:
     for t in range(tokens.size):
-        for c in range(table.shape[1]):
-            y[t, c] = table[tokens[t], c]
+        row = table[tokens[t]]
+        for c in range(row.size):
+            y[t, c] = row[c]
 
 
 @kernel
 def embedding_backward(dtable: Array, dy: Array, tokens: Array) -> None:
     for t in range(tokens.size):
-        for c in range(dtable.shape[1]):
-            dtable[tokens[t], c] += dy[t, c]
+        row = dtable[tokens[t]]
+        for c in range(row.size):
+            row[c] += dy[t, c]

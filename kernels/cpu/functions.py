@@ -3,7 +3,7 @@
 import math
 
 from calmgrad.kernels.cpu.compile import inlined
-from calmgrad.kernels.cpu.simd import constant, exp2, exp2_minus_1, greater, log
+from calmgrad.kernels.cpu.simd import constant, exp2, exp2_minus_1, exp2_of_negative, greater, log1p
 
 LOG2E = 1 / math.log(2)
 
@@ -16,12 +16,10 @@ def sigmoid(x):
 
 @inlined
 def softplus(x, like):
-    """log(1 + e^x), accurate for small results too; `like` is an array of the same dtype."""
-    e = exp2(x * LOG2E)
-    w = e + 1.0
-    # log(w) with what rounding took from w put back: w loses most of a small e.
-    small = log(w) + (e - (w - 1.0)) / w
-    return greater(x, constant(like, 40.0), x, small)
+    """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|); `like` is an array of the same dtype."""
+    zero = constant(like, 0.0)
+    small = log1p(exp2_of_negative(greater(x, zero, zero - x, x) * LOG2E))
+    return greater(x, zero, x, zero) + small
 
 
 @inlined

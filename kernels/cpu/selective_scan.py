@@ -15,6 +15,7 @@ from calmgrad.kernels.cpu.simd import (
     constant,
     exp2_of_negative,
     first_lanes,
+    lanes_up_to,
     load,
     row_totals,
     splat,
@@ -24,65 +25,92 @@ from calmgrad.kernels.protocol import CHUNK, Array
 
 LOG2E = 1 / math.log(2)
 LN2 = math.log(2)
+GAP = 5 * WIDTH  # where the same row of several arrays is 4096 bytes apart, loads wait for stores
 
 
 def selective_scan_workspace(channels: int, states: int) -> int:
-    """A2, and for sixteen channels: a chunk of states and decays, dh, dA, and sums over lanes."""
-    rows = -(-states // WIDTH) * WIDTH
-    return channels * states + WIDTH * ((2 * CHUNK + 1) * states + 2 * states + 2 * rows) + WIDTH
+    """A2, dA and dh of all channels; states, decays, dB and dC of a chunk of sixteen channels."""
+    columns, rows = -(-channels // WIDTH) * WIDTH, -(-states // WIDTH) * WIDTH
+    sizes = 3 * states * columns + WIDTH * ((2 * CHUNK + 1) * states + 2 * CHUNK * rows)
+    return sizes + 7 * GAP
+
+
+@inlined
+def _make_steps(dt, dt_bias, start, stop, c, lanes):
+    bias = load(dt_bias, c, lanes)
+    for t in range(start, stop):
+        store(dt, (t, c), softplus(load(dt, (t, c), lanes) + bias, dt), lanes)
+
+
+@inlined
+def _scan(y, dt, u, bc, D, A2, h, start, stop, c, lanes):
+    """Carry the states h through the tokens of a chunk; y is what they and the skip give out."""
+    states = A2.shape[0]
+    every = all_lanes()
+    skip = load(D, c, lanes)
+    for t in range(start, stop):
+        step = load(dt, (t, c), lanes)
+        x = load(u, (t, c), lanes)
+        drive = step * x
+        total = skip * x
+        for n in range(states):
+            state = exp2_of_negative(step * load(A2, (n, c), every)) * load(h, (n, 0), every)
+            state += drive * splat(bc, (t, n))
+            store(h, (n, 0), state, every)
+            total += state * splat(bc, (t, states + n))
+        store(y, (t, c), total, lanes)
+
+
+@inlined
+def _gate(out, y, z, start, stop, c, lanes):
+    for t in range(start, stop):
+        gate = load(z, (t, c), lanes)
+        store(out, (t, c), load(y, (t, c), lanes) * gate * sigmoid(gate), lanes)
+
+
+# Three passes over a chunk, not one: the softplus of a token takes long and its scan waits for
+# it; side by side, sixteen of them fill the time.
 
 
 @kernel
 def _forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets, c, lanes):
-    states = A2.shape[0]
     every = all_lanes()
     chunk = 0
-    bias = load(dt_bias, c, lanes)
-    skip = load(D, c, lanes)
     for b in range(offsets.size - 1):
-        for n in range(states):
+        for n in range(A2.shape[0]):
             store(h, (n, 0), constant(h, 0.0), every)
-        for t in range(offsets[b], offsets[b + 1]):
-            if (t - offsets[b]) % CHUNK == 0:
-                for n in range(states):
-                    store(checkpoints, (chunk, n, c), load(h, (n, 0), every), lanes)
-                chunk += 1
-            step = softplus(load(dt, (t, c), lanes) + bias, dt)
-            store(dt, (t, c), step, lanes)
-            x = load(u, (t, c), lanes)
-            drive = step * x
-            total = skip * x
-            for n in range(states):
-                state = exp2_of_negative(step * load(A2, (n, c), lanes)) * load(h, (n, 0), every)
-                state += drive * splat(bc, (t, n))
-                store(h, (n, 0), state, every)
-                total += state * splat(bc, (t, states + n))
-            store(y, (t, c), total, lanes)
-            gate = load(z, (t, c), lanes)
-            store(out, (t, c), total * gate * sigmoid(gate), lanes)
+        for start in range(offsets[b], offsets[b + 1], CHUNK):
+            stop = min(start + CHUNK, offsets[b + 1])
+            for n in range(A2.shape[0]):
+                store(checkpoints, (chunk, n, c), load(h, (n, 0), every), lanes)
+            chunk += 1
+            _make_steps(dt, dt_bias, start, stop, c, lanes)
+            _scan(y, dt, u, bc, D, A2, h, start, stop, c, lanes)
+            _gate(out, y, z, start, stop, c, lanes)
 
 
 @kernel
 def _scaled_A(A2, A_log):
+    A2[...] = 0.0  # the columns beyond the last channel
     for c in range(A_log.shape[0]):
         for n in range(A_log.shape[1]):
             A2[n, c] = -math.exp(A_log[c, n]) * LOG2E
 
 
-# Whole blocks of channels and the last few are two kernels: most models need only the first.
+# A width of a multiple of sixteen needs no masks, and a kernel without them is half as long.
 
 
 @kernel
 def _forward_blocks(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets):
-    for c in range(0, D.size // WIDTH * WIDTH, WIDTH):
+    for c in range(0, D.size, WIDTH):
         _forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets, c, all_lanes())
 
 
 @kernel
-def _forward_rest(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets):
-    c = D.size // WIDTH * WIDTH
-    some = first_lanes(D.size - c)
-    _forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets, c, some)
+def _forward_ragged(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets):
+    for c in range(0, D.size, WIDTH):
+        some = first_lanes(D.size - c)
+        _forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets, c, some)
 
 
 def selective_scan_forward(
@@ -100,23 +128,37 @@ def selective_scan_forward(
     work: Array,
 ) -> None:
     channels, states = A_log.shape
-    A2, h = _parts(work, (states, channels), (states, WIDTH))
+    columns = -(-channels // WIDTH) * WIDTH
+    A2, h = _parts(work, (states, columns), (states, WIDTH))
     _scaled_A(A2, A_log)
-    arguments = (out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets)
-    if channels >= WIDTH:
-        _forward_blocks(*arguments)
-    if channels % WIDTH:
-        _forward_rest(*arguments)
+    forward = _forward_ragged if channels % WIDTH else _forward_blocks
+    forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets)
 
 
 def _parts(work: Array, *shapes: tuple[int, ...]) -> list[Array]:
-    """Arrays of these shapes, one after the other out of `work`."""
+    """Arrays of these shapes out of `work`, with a gap after each."""
     parts, start = [], 0
     for shape in shapes:
         stop = start + math.prod(shape)
         parts.append(work[start:stop].reshape(shape))
-        start = stop
+        start = stop + GAP
     return parts
+
+
+@inlined
+def _gate_backward(dz, dy, dD, dout, y, u, z, start, stop, c, lanes):
+    """dz, the gradient of y from behind the gate, and dD."""
+    skip_sum = load(dD, c, lanes)
+    for t in range(start, stop):
+        gate = load(z, (t, c), lanes)
+        s = sigmoid(gate)
+        dgated = load(dout, (t, c), lanes)
+        slope = s * (gate * (1.0 - s) + 1.0)  # of silu
+        store(dz, (t, c), dgated * load(y, (t, c), lanes) * slope, lanes)
+        dscan = dgated * gate * s
+        store(dy, (t, c), dscan, lanes)
+        skip_sum += dscan * load(u, (t, c), lanes)
+    store(dD, c, skip_sum, lanes)
 
 
 @inlined
@@ -129,117 +171,132 @@ def _recompute(hs, decays, dt, u, bc, A2, start, stop, c, lanes):
         step = load(dt, (t, c), lanes)
         drive = step * load(u, (t, c), lanes)
         for n in range(states):
-            decay = exp2_of_negative(step * load(A2, (n, c), lanes))
+            decay = exp2_of_negative(step * load(A2, (n, c), every))
             store(decays, (q, n, 0), decay, every)
             state = decay * load(hs, (q, n, 0), every) + drive * splat(bc, (t, n))
             store(hs, (q + 1, n, 0), state, every)
 
 
 @inlined
-def _add_sums(dbc, t, column, sums, states, first):
-    """dbc[t, column + n] (+)= sum over lanes of sums[n], sixteen n at a time."""
+def _scan_backward(du, ddt, dB, dC, dA, dh, hs, decays, dt, u, bc, D, A2, start, stop, c, lanes):
+    """Walk a chunk from its end; du holds dy before and du after, ddt the gradient of the step."""
+    states = A2.shape[0]
+    every = all_lanes()
+    skip = load(D, c, lanes)
+    for t in range(stop - 1, start - 1, -1):
+        q = t - start
+        dy = load(du, (t, c), lanes)
+        step = load(dt, (t, c), lanes)
+        x = load(u, (t, c), lanes)
+        drive = step * x
+        dexponent, ddrive = constant(hs, 0.0), constant(hs, 0.0)
+        for n in range(states):
+            g = load(dh, (n, c), every) + dy * splat(bc, (t, states + n))
+            store(
+                dC,
+                (q, n, 0),
+                load(dC, (q, n, 0), every) + dy * load(hs, (q + 1, n, 0), every),
+                every,
+            )
+            store(dB, (q, n, 0), load(dB, (q, n, 0), every) + g * drive, every)
+            ddrive += g * splat(bc, (t, n))
+            g = g * load(decays, (q, n, 0), every)
+            store(dh, (n, c), g, every)
+            g = g * load(hs, (q, n, 0), every)
+            dexponent += g * load(A2, (n, c), every)
+            store(dA, (n, c), load(dA, (n, c), every) + g * step, every)
+        store(ddt, (t, c), dexponent * LN2 + x * ddrive, lanes)
+        store(du, (t, c), step * ddrive + skip * dy, lanes)
+
+
+@inlined
+def _softplus_backward(ddt, ddt_bias, dt, start, stop, c, lanes):
+    bias_sum = load(ddt_bias, c, lanes)
+    for t in range(start, stop):
+        slope = one_minus_exp_minus(load(dt, (t, c), lanes))
+        dstep = load(ddt, (t, c), lanes) * slope
+        store(ddt, (t, c), dstep, lanes)
+        bias_sum += dstep
+    store(ddt_bias, c, bias_sum, lanes)
+
+
+@inlined
+def _store_sums(dbc, t, column, sums, q, states):
+    """dbc[t, column + n] = sum over lanes of sums[q, n], sixteen n at a time."""
     for n in range(0, states, WIDTH):
+        value = row_totals(sums, (q, n, 0))
         if n + WIDTH <= states:
-            value = row_totals(sums, (n, 0))
-            if not first:
-                value += load(dbc, (t, column + n), all_lanes())
             store(dbc, (t, column + n), value, all_lanes())
         else:
-            some = first_lanes(states - n)
-            value = row_totals(sums, (n, 0))
-            if not first:
-                value += load(dbc, (t, column + n), some)
-            store(dbc, (t, column + n), value, some)
+            store(dbc, (t, column + n), value, first_lanes(states - n))
+
+
+# The sums over channels in dB and dC are gathered lane by lane from all blocks of channels, and
+# the lanes added up once a token: so the chunk is the outer loop and the channels the inner one.
 
 
 @kernel
 def _backward(
     du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
-    hs, decays, dh, dB, dC, offsets, c, first, lanes,
+    hs, decays, dh, dB, dC, offsets, kind,
 ):  # fmt: skip
-    states = A2.shape[0]
+    channels, states = D.size, bc.shape[1] // 2
     every = all_lanes()
-    zero = constant(hs, 0.0)
-    skip = load(D, c, lanes)
-    bias_sum, skip_sum = zero, zero
-    for n in range(states):
-        store(dA, (n, 0), zero, every)
+    dA[...] = 0.0
+    dD[...] = 0.0
+    ddt_bias[...] = 0.0
     chunk = checkpoints.shape[0]
     for b in range(offsets.size - 2, -1, -1):
-        for n in range(states):
-            store(dh, (n, 0), zero, every)
+        dh[...] = 0.0
         begin, end = offsets[b], offsets[b + 1]
         for start in range(begin + (end - begin - 1) // CHUNK * CHUNK, begin - 1, -CHUNK):
             chunk -= 1
             stop = min(start + CHUNK, end)
-            for n in range(states):
-                store(hs, (0, n, 0), load(checkpoints, (chunk, n, c), lanes), every)
-            _recompute(hs, decays, dt, u, bc, A2, start, stop, c, lanes)
-            for t in range(stop - 1, start - 1, -1):
-                q = t - start
-                gate = load(z, (t, c), lanes)
-                s = sigmoid(gate)
-                dgated = load(dout, (t, c), lanes)
-                slope = s * (gate * (1.0 - s) + 1.0)  # of silu
-                store(dz, (t, c), dgated * load(y, (t, c), lanes) * slope, lanes)
-                dy = dgated * gate * s
-                step = load(dt, (t, c), lanes)
-                x = load(u, (t, c), lanes)
-                drive = step * x
-                dexponent, ddrive = zero, zero
+            dB[...] = 0.0
+            dC[...] = 0.0
+            for c in range(0, channels, WIDTH):
+                lanes = lanes_up_to(kind, channels - c)
                 for n in range(states):
-                    g = load(dh, (n, 0), every) + dy * splat(bc, (t, states + n))
-                    store(dC, (n, 0), dy * load(hs, (q + 1, n, 0), every), every)
-                    store(dB, (n, 0), g * drive, every)
-                    ddrive += g * splat(bc, (t, n))
-                    g = g * load(decays, (q, n, 0), every)
-                    store(dh, (n, 0), g, every)
-                    g = g * load(hs, (q, n, 0), every)
-                    dexponent += g * load(A2, (n, c), lanes)
-                    store(dA, (n, 0), load(dA, (n, 0), every) + g * step, every)
-                dstep = (dexponent * LN2 + x * ddrive) * one_minus_exp_minus(step)
-                store(ddt, (t, c), dstep, lanes)
-                store(du, (t, c), step * ddrive + skip * dy, lanes)
-                bias_sum += dstep
-                skip_sum += dy * x
-                _add_sums(dbc, t, 0, dB, states, first)
-                _add_sums(dbc, t, states, dC, states, first)
-    store(ddt_bias, c, bias_sum, lanes)
-    store(dD, c, skip_sum, lanes)
+                    store(hs, (0, n, 0), load(checkpoints, (chunk, n, c), lanes), every)
+                _gate_backward(dz, du, dD, dout, y, u, z, start, stop, c, lanes)
+                _recompute(hs, decays, dt, u, bc, A2, start, stop, c, lanes)
+                _scan_backward(
+                    du, ddt, dB, dC, dA, dh, hs, decays, dt, u, bc, D, A2, start, stop, c, lanes
+                )
+                _softplus_backward(ddt, ddt_bias, dt, start, stop, c, lanes)
+            for t in range(start, stop):
+                _store_sums(dbc, t, 0, dB, t - start, states)
+                _store_sums(dbc, t, states, dC, t - start, states)
 
 
 @kernel
-def _store_dA_log(dA_log, dA, A2, c, count):
+def _store_dA_log(dA_log, dA, A2):
     """dA_log = dA * A, back in the parameter's layout."""
-    for n in range(dA.shape[0]):
-        for k in range(count):
-            dA_log[c + k, n] = dA[n, k] * A2[n, c + k] * LN2
+    for n in range(dA_log.shape[1]):
+        for c in range(dA_log.shape[0]):
+            dA_log[c, n] = dA[n, c] * A2[n, c] * LN2
 
 
 @kernel
 def _backward_blocks(
-    du, dz, ddt, dbc, ddt_bias, dA_log, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
-    hs, decays, dh, dA, dB, dC, offsets,
+    du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
+    hs, decays, dh, dB, dC, offsets,
 ):  # fmt: skip
-    for c in range(0, D.size // WIDTH * WIDTH, WIDTH):
-        _backward(
-            du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
-            hs, decays, dh, dB, dC, offsets, c, c == 0, all_lanes(),
-        )  # fmt: skip
-        _store_dA_log(dA_log, dA, A2, c, WIDTH)
+    _backward(
+        du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
+        hs, decays, dh, dB, dC, offsets, all_lanes(),
+    )  # fmt: skip
 
 
 @kernel
-def _backward_rest(
-    du, dz, ddt, dbc, ddt_bias, dA_log, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
-    hs, decays, dh, dA, dB, dC, offsets,
+def _backward_ragged(
+    du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
+    hs, decays, dh, dB, dC, offsets,
 ):  # fmt: skip
-    c = D.size // WIDTH * WIDTH
     _backward(
         du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
-        hs, decays, dh, dB, dC, offsets, c, c == 0, first_lanes(D.size - c),
+        hs, decays, dh, dB, dC, offsets, first_lanes(WIDTH),
     )  # fmt: skip
-    _store_dA_log(dA_log, dA, A2, c, D.size - c)
 
 
 def selective_scan_backward(
@@ -263,20 +320,16 @@ def selective_scan_backward(
     work: Array,
 ) -> None:
     channels, states = A_log.shape
-    rows = -(-states // WIDTH) * WIDTH
-    one = (states, WIDTH)
-    A2, hs, decays, dh, dA, dB, dC = _parts(
-        work, (states, channels), (CHUNK + 1, *one), (CHUNK, *one), one, one,
-        (rows, WIDTH), (rows, WIDTH),
+    columns, rows = -(-channels // WIDTH) * WIDTH, -(-states // WIDTH) * WIDTH
+    A2, dA, dh, hs, decays, dB, dC = _parts(
+        work, (states, columns), (states, columns), (states, columns),
+        (CHUNK + 1, states, WIDTH), (CHUNK, states, WIDTH),
+        (CHUNK, rows, WIDTH), (CHUNK, rows, WIDTH),
     )  # fmt: skip
-    dB[...] = 0  # the rows beyond d_state stay 0
-    dC[...] = 0
     _scaled_A(A2, A_log)
-    arguments = (
-        du, dz, ddt, dbc, ddt_bias, dA_log, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
-        hs, decays, dh, dA, dB, dC, offsets,
+    backward = _backward_ragged if channels % WIDTH else _backward_blocks
+    backward(
+        du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
+        hs, decays, dh, dB, dC, offsets,
     )  # fmt: skip
-    if channels >= WIDTH:
-        _backward_blocks(*arguments)
-    if channels % WIDTH:
-        _backward_rest(*arguments)
+    _store_dA_log(dA_log, dA, A2)

@@ -48,8 +48,10 @@ def test_from_fisher_to_the_report(run: Run, dataset: Path, tmp_path: Path) -> N
     stored = calmgrad.load_model(tmp_path / "f.cwgt")
     kept = calmgrad.load_dataset(dataset).kept(768)[0]
     with calmgrad.Trainer(model) as trainer:
-        trainer.compute_fisher([s for s, _ in kept], kept.cmd_positions)
+        trainer.compute_fisher([s for s, _ in kept], kept.cmd_positions.tolist())
     assert stored.fisher is not None
+    assert stored.anchor is not None
+    assert model.fisher is not None
     np.testing.assert_allclose(stored.fisher, model.fisher, rtol=1e-5)
     assert np.array_equal(stored.anchor, model.weights)
     assert np.array_equal(stored.weights, model.weights)
@@ -60,6 +62,8 @@ def test_from_fisher_to_the_report(run: Run, dataset: Path, tmp_path: Path) -> N
     for strength, name in ((0, "plain"), (1e7, "kept")):
         run("train", "-m", "f.cwgt", *tuned, "--ewc-lambda", strength, "-o", f"{name}.cwgt")
     again = calmgrad.load_model(tmp_path / "kept.cwgt")
+    assert again.fisher is not None
+    assert again.anchor is not None
     assert np.array_equal(again.fisher, stored.fisher)
     assert np.array_equal(again.anchor, stored.anchor)
 
@@ -90,6 +94,7 @@ def test_the_models_own_file_and_a_sample(run: Run, dataset: Path, tmp_path: Pat
     done = run("fisher", "-m", "m.cwgt", "-d", dataset, "--max-sequences", 5, "--seed", 1)
     assert "the Fisher data that the model has are replaced" in done.stderr
     second = calmgrad.load_model(tmp_path / "m.cwgt")
+    assert second.fisher is not None
     assert not np.array_equal(second.fisher, first.fisher)
 
 

@@ -1,5 +1,6 @@
 import math
 import re
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -72,6 +73,34 @@ def test_large_scores(backend: Backend, dtype: str) -> None:
     done = run(backend, op, {"queries": far, "positives": np.roll(far, 1, axis=0)}, dtype)
     np.testing.assert_allclose(done.y, 1e4)
     assert all(np.isfinite(gradient).all() for gradient in done.grads.values())
+
+
+@pytest.mark.parametrize("scores", [1, 17, 40, 100])
+def test_blocks_of_rows_change_nothing(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, scores: int
+) -> None:
+    inputs = {"queries": rows(17, 5, 1), "positives": rows(17, 5, 2)}
+    whole = run(backend, infonce, inputs)
+    monkeypatch.setattr("calmgrad.ops.infonce.SCORES", scores)
+    parts = run(backend, infonce, inputs)
+    np.testing.assert_allclose(parts.y, whole.y, rtol=1e-13)
+    for name, gradient in whole.grads.items():
+        np.testing.assert_allclose(parts.grads[name], gradient, atol=1e-14)
+
+
+def test_memory_grows_with_the_pairs_not_their_square(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calmgrad.ops.infonce.SCORES", 1 << 14)
+    peaks = []
+    for pairs in (1000, 2000):
+        q, p = (rows(pairs, 4, seed).astype(np.float32) for seed in (1, 2))
+        tracemalloc.start()
+        run(backend, infonce, {"queries": q, "positives": p}, "float32")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2 * peaks[0]
+    assert peaks[1] < 2000 * 2000  # bytes: a quarter of the scores
 
 
 def test_what_disagrees(backend: Backend) -> None:

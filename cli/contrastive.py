@@ -1,0 +1,167 @@
+"""calmgrad contrastive"""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from calmgrad.cli.common import say
+from calmgrad.cli.train import StopSignal
+from calmgrad.config import PRESETS
+
+if TYPE_CHECKING:
+    from calmgrad.contrastive import Result
+
+PATH = click.Path()
+
+# (flags, type, help); every one is a key of settings.TrainConfig, the first flag names it.
+_SETTINGS: list[tuple[str, Any, str]] = [
+    ("--dataset -p --pairs", PATH, "Pair file to train on."),
+    ("--val-dataset --val-pairs", PATH, "Pair file to validate on; the best weights are kept."),
+    ("-m --model --init-cwgt", PATH, 'CWGT file to go on from, or "new".  [default: new]'),
+    ("-s --size --preset", click.Choice(list(PRESETS)), "Of a new model.  [default: nano]"),
+    ("--domain", str, "[default: the model's own; netref]"),
+    ("--template", str, "In place of the domain's or the model's."),
+    ("--stop-conditions", str, "In place of the domain's or the model's."),
+    ("-o --output", PATH, "Where the weights go besides the run directory."),
+    ("--save-dir", PATH, "Run directory.  [default: runs/contrastive-N]"),
+    ("-e --epochs", int, "[default: 10 for a new model, 5]"),
+    ("-b --batch-size", int, "Pairs.  [default: the preset's for a new model, 16]"),
+    ("--lr", float, "[default: the preset's for a new model, 1e-4]"),
+    ("--warmup-steps", int, "Above 0: warm-up, then cosine.  [default: the preset's for a new"
+     " model, 0]"),
+    ("--min-lr", float, "End of the cosine.  [default: 1e-6]"),
+    ("--max-steps", int, "End the run, and its schedule, here."),
+    ("--weight-decay", float, "[default: 0.01]"),
+    ("--grad-clip", float, "Largest norm of the gradient; 0: off.  [default: 1]"),
+    ("--seed", int, "[default: 0]"),
+    ("--eval-every", int, "Steps between validations.  [default: an epoch]"),
+    ("--patience", int, "Stop after so many validations (without pairs for these: epochs)"
+     " without a new best; 0: never.  [default: 5]"),
+    ("--log-every", int, "Steps between lines.  [default: about 40 lines]"),
+    ("--threads", int, "Shards worked on at once; results do not depend on it."
+     "  [default: one a core]"),
+]  # fmt: skip
+
+
+def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for flags, kind, text in reversed(_SETTINGS):
+        names = flags.split()
+        key = next(name for name in names if name.startswith("--"))[2:].replace("-", "_")
+        command = click.option(*names, key, type=kind, help=text)(command)
+    return command
+
+
+@click.command("contrastive")
+@_setting_options
+@click.option(
+    "--temperature", type=float, default=0.07, show_default=True, help="Of the loss's softmax."
+)
+@click.option(
+    "--pool-mode",
+    type=click.Choice(["mean", "last"]),
+    default="mean",
+    show_default=True,
+    help="What of a sequence becomes its embedding.",
+)
+@click.option("--shuffle/--no-shuffle", default=None, help="[default: shuffle]")
+@click.option("--force", is_flag=True, default=None, help="Use a run directory that exists.")
+@click.option("--strict", is_flag=True, help="Refuse a pair file with anything odd in it.")
+@click.option(
+    "--config",
+    "config_path",
+    type=PATH,
+    help="TOML, or calm-train's YAML; flags go before it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Every event as a line of JSON.")
+def command(
+    temperature: float,
+    pool_mode: str,
+    strict: bool,
+    config_path: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train a model on pairs of a query and the passage that answers it.
+
+    Afterwards a query's embedding is near that of its passage, and far from those of others. The
+    weights go to the run directory, and where -o says; the model that it began with stays as it is.
+    """
+    from calmgrad import contrastive, settings
+    from calmgrad.cli.display import display
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    sources = [settings.from_mapping(given, flags=True), settings.environment()]
+    if config_path is not None:
+        from_file, notes = settings.read_config(config_path)
+        sources.append(from_file)
+        for note in notes:
+            say(f"note     {note}")
+
+    def event(name: str, report: Any) -> None:
+        if as_json:
+            with suppress(BrokenPipeError):  # the reader has gone: the run goes on
+                print(json.dumps({"event": name, **asdict(report)}), flush=True)
+
+    with StopSignal() as stop, display() as shown:
+
+        def step(report: Any) -> None:
+            shown.step(report)
+            event("step", report)
+
+        def evaluated(report: Any) -> None:
+            shown.evaluated(report)
+            event("evaluation", report)
+
+        result = contrastive.train_contrastive(
+            settings.merge(*sources),
+            temperature=temperature,
+            pool=pool_mode,
+            strict=strict,
+            on_start=shown.start,  # type: ignore[arg-type]
+            on_step=step,
+            on_eval=evaluated,
+            should_stop=lambda: stop.caught is not None,
+        )
+    if as_json:
+        print(json.dumps({"event": "end", **summarise(result)}))
+    _say_end(result)
+    stop.leave_if_caught()
+
+
+def summarise(result: "Result") -> dict[str, Any]:
+    """What a run came to, for programs."""
+    return {
+        "run_directory": str(result.run_directory),
+        "weights": [str(path) for path in result.weights],
+        "steps": result.steps,
+        "first_loss": result.first_loss,
+        "last_loss": result.last_loss,
+        "before": result.before and asdict(result.before.found),
+        "best": result.best and asdict(result.best.found),
+        "best_step": result.best and result.best.step,
+        "stopped": result.stopped,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _say_end(result: "Result") -> None:
+    from calmgrad.retrieval import figures
+    from calmgrad.starting import duration
+
+    loss = f"loss {result.first_loss:.4f} at first, {result.last_loss:.4f} at last"
+    say(f"trained  {result.steps:,} steps in {duration(result.seconds)}: {loss}")
+    if result.before is not None and result.best is not None:
+        say(f"         before: {figures(result.before.found)}")
+        saved = "" if result.stopped == "signal" else "; these weights are saved"
+        say(f"         best:   {figures(result.best.found)} (step {result.best.step:,}{saved})")
+    if result.stopped == "patience":
+        say("         ended early: nothing better for as long as patience allows")
+    if result.stopped == "signal":
+        say(f"stopped  the weights so far are in {result.weights[0]}")
+    say(f"look     calmgrad plot {quote(str(result.run_directory))}")
+    say(f"next     calmgrad search index -m {quote(str(result.weights[0]))} TEXT -o INDEX")
