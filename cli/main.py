@@ -28,13 +28,15 @@ COMMANDS = {
     "demo": "Train a small model for a minute on generated shell sessions.",
     "plot": "Loss curves of runs, in the terminal, as SVG or as PNG.",
     "benchmark": "How fast this machine runs and trains models.",
+    "verify-resume": "Whether an interrupted run ends with the same bytes, on this machine.",
     "doctor": "What is installed, what is missing, and what would fix it.",
     "completion": "The script for completion in bash, zsh or fish.",
 }
 
 
 def _load(name: str) -> click.Command:
-    command: click.Command = import_module(f"calmgrad.cli.{name}").command
+    module = f"calmgrad.cli.{name.replace('-', '_')}"
+    command: click.Command = import_module(module).command
     return command
 
 

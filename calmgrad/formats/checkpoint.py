@@ -35,7 +35,7 @@ MODEL, TENSORS, STATE, SUMS = "model.cwgt", "training.safetensors", "state.json"
 BUFFERS = ("adam_m", "adam_v", "grads", "best_weights")  # what TENSORS may hold
 LIMIT = 1 << 20  # bytes of the state, and of what is not buffers in TENSORS
 
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S+)\n")
 _NAME = re.compile(r"step-(\d{6,18})")
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -177,7 +177,7 @@ def _sha256(chunks: list[Chunk]) -> str:
 def _read_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     text = read_file(path, 4096).decode("ascii", "replace")
-    lines = [_SUM_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
+    lines = [_SUM_LINE.fullmatch(line) for line in text.splitlines(keepends=True)]
     sums = {line[2]: line[1] for line in lines if line is not None}
     if len(lines) != 3 or set(sums) != {MODEL, TENSORS, STATE}:
         expected = f"the SHA-256 of {MODEL}, {TENSORS} and {STATE}"

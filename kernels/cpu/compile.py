@@ -4,6 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,41 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     if FOLDER is not None:
         config.CACHE_DIR = str(FOLDER)  # numba may have been imported before this module
-    return njit(nogil=True, cache=FOLDER is not None, error_model="numpy")(function)
+    compiled = njit(nogil=True, cache=FOLDER is not None, error_model="numpy")(function)
+    if FOLDER is not None:
+        compiled._cache = ForgivingCache(compiled._cache)
+    return compiled
+
+
+class ForgivingCache:
+    """A kernel's cache, without which it works too: what cannot be read or written is compiled.
+
+    Numba's own would end the program on a full disk, and on a file that a power cut has cut off.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        try:
+            return self._cache.load_overload(signature, target)
+        except Exception:  # pickle raises nearly anything
+            with suppress(OSError):
+                self._cache.flush()
+            return None
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        try:
+            self._cache.save_overload(signature, compiled)
+        except OSError as error:
+            warnings.warn(
+                f"{FOLDER}: compiled kernels cannot be kept: {error.strerror}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def inlined(function: Callable[..., Any]) -> Any:

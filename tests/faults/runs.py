@@ -1,7 +1,6 @@
 """A small run that has everything, to be interrupted in every way, and what it must come to."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ def train(run: Path, **keys: Any) -> Any:
     return calmgrad.train(KEYS, save_dir=str(run), **keys)
 
 
-def stop_at(step: int) -> dict[str, Callable[..., object]]:
+def stop_at(step: int) -> dict[str, Any]:
     """Arguments that end a run after this step, as a signal does."""
     done: list[int] = []
     return {
