@@ -101,9 +101,9 @@ def report(
     from calmgrad.evaluation import compare, evaluate
 
     l_max = min(m.config.l_max for m in (model, before) if m is not None)
+    datasets = [load_kept(path, l_max, "evaluate") for path in paths]
     rows = []
-    for path in paths:
-        dataset = load_kept(path, l_max, "evaluate")
+    for path, dataset in zip(paths, datasets, strict=True):
         with usage_errors():
             if before is None:
                 rows.append({"dataset": path, **asdict(evaluate(model, dataset, threads))})

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -89,7 +90,7 @@ def command(
     seconds = time.perf_counter() - began
     assert model.fisher is not None
     say(f"done     {count:,} sequences in {duration(seconds)}")
-    say(f"next     calmgrad train -m {target} -d NEW.ctds --ewc-lambda 100 -o TUNED.cwgt")
+    say(f"next     calmgrad train -m {quote(str(target))} -d NEW.ctds --ewc-lambda 100 -o TUNED.cwgt")
     values = {
         "output": str(target),
         "sequences": count,
