@@ -1,5 +1,7 @@
 """Shape contracts, written in the letters the docstrings use."""
 
+from functools import lru_cache
+
 from calmgrad.kernels.protocol import Array
 
 
@@ -14,11 +16,15 @@ def check(op: str, **contracts: tuple[Array, str]) -> dict[str, int]:
 
     A contract may hold products (`2*C`); their letters must be bound before.
     """
+    return _bind(op, tuple((name, x.shape, contract) for name, (x, contract) in contracts.items()))
+
+
+@lru_cache(maxsize=4096)  # the same few shapes come again with every step
+def _bind(op: str, contracts: tuple[tuple[str, tuple[int, ...], str], ...]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     origin: dict[str, str] = {}
-    for name, (array, contract) in contracts.items():
+    for name, shape, contract in contracts:
         letters = contract.split()
-        shape = array.shape
         if len(shape) != len(letters):
             raise ValueError(f"{op}: {name} has shape {shape}, expected {_tuple(letters)}")
         for letter, size in zip(letters, shape, strict=True):

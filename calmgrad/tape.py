@@ -119,7 +119,9 @@ class Tensor:
 
     def _settle(self) -> None:
         """When views have been written, the whole has been: with 0 where no view was."""
-        if self._filled or not any(view.grad is not None for view in self._views):
+        if self._filled or not self._views:
+            return
+        if all(view.grad is None for view in self._views):
             return
         for view in self._views:
             buffer, filled = view._open()

@@ -13,6 +13,7 @@ from calmgrad.kernels.cpu.simd import (
     WIDTH,
     all_lanes,
     constant,
+    exp2,
     exp2_of_negative,
     first_lanes,
     lanes_up_to,
@@ -94,7 +95,10 @@ def _scaled_A(A2, A_log):
     A2[...] = 0.0  # the columns beyond the last channel
     for c in range(A_log.shape[0]):
         for n in range(A_log.shape[1]):
-            A2[n, c] = -math.exp(A_log[c, n]) * LOG2E
+            A2[n, c] = A_log[c, n] * LOG2E
+    for n in range(A2.shape[0]):
+        for c in range(0, A2.shape[1], WIDTH):
+            store(A2, (n, c), exp2(load(A2, (n, c), all_lanes())) * -LOG2E, all_lanes())
 
 
 # A width of a multiple of sixteen needs no masks, and a kernel without them is half as long.
