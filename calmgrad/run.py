@@ -22,23 +22,14 @@ from calmgrad.formats import cwgt
 from calmgrad.formats.checkpoint import Checkpoint
 from calmgrad.loop import Course, Report, fit
 from calmgrad.model import Model
-from calmgrad.resume import (
-    Fingerprint,
-    Found,
-    Progress,
-    RunState,
-    Validation,
-    made_with,
-    may_begin_in,
-)
+from calmgrad.resume import Found, may_begin_in
+from calmgrad.run_state import Fingerprint, Progress, RunState, Validation, made_with
 from calmgrad.rundir import RunDirectory
 from calmgrad.saving import Saver
 from calmgrad.settings import TrainConfig
-from calmgrad.shards import cut
 from calmgrad.starting import (
     check_output,
     describe,
-    duration,
     keep_old,
     kernels_are_compiled,
     load_kept,
@@ -48,6 +39,7 @@ from calmgrad.starting import (
     start_model,
     trainer_of,
 )
+from calmgrad.telling import Lines, forecast, say_plan
 from calmgrad.tokenizer import BOS, EOS
 
 log = logging.getLogger("calmgrad.run")  # facts, in plain words
@@ -102,7 +94,7 @@ class Run:
         if found is not None:
             self._restore(found)
         self.saved_best: Evaluated | None = self.best  # what the weights on the disk are
-        self.lines: list[Report] = []
+        self.lines = Lines(c.log_every)
         self.reporters: list[Any] = []
         self.stopped: str | None = None
         self.began = self.epoch_began = time.perf_counter()
@@ -178,52 +170,17 @@ class Run:
         self.trainer.zero_grad()
 
     def _say_plan(self) -> None:
-        c, plan, trainer = self.config, self.plan, self.trainer
-        batch = f"batches of {plan.batch_size}"
-        if plan.batch_tokens:
-            batch = f"batches of up to {plan.batch_tokens:,} tokens"
-        if plan.accumulation > 1:
-            batch += f", {plan.accumulation} to an update"
-        rate = f"lr {plan.lr:g}"
-        if plan.warmup_steps:
-            rate += f", warm-up {plan.warmup_steps} and cosine to {plan.min_lr:g}"
-        steps = f"{self.course.steps:,} steps in {plan.epochs} epochs"
-        if self.course.steps < sum(self.course.epoch_steps):
-            share = self.course.steps / self.course.epoch_steps[0]
-            steps = f"{self.course.steps:,} steps, {share:.2g} epochs"
-        log.info("run      %s, %s, %s, %s, seed %d", steps, batch, c.optimizer, rate, plan.seed)
-        log.info("rules    %s: mean over the batch's %ss", trainer.rules.name, trainer.reduction)
-        if self.online is not None:
-            log.info(
-                "ewc      online: every %d steps from %d of the last %d batches, strength %g",
-                self.online.every, self.online.batches, self.online.buffer.maxlen,
-                self.trainer.ewc_lambda,
-            )  # fmt: skip
-        elif c.ewc_lambda:
-            log.info("ewc      strength %g", c.ewc_lambda)
+        c, trainer = self.config, self.trainer
+        say_plan(c, self.plan, self.course, trainer, self.online)
         if self.validation is None and (c.eval_every or c.patience):
             log.info("note     eval_every and patience have no effect without a val_dataset")
-        if plan.warmup_steps >= self.course.steps:
-            log.info("note     the warm-up is as long as the run: the rate never reaches lr")
-        needed = memory.resident() + self._forecast()
+        needed = memory.resident() + forecast(self.dataset, self.course, trainer, c.optimizer)
         threads = f"{trainer.threads} thread{'s' * (trainer.threads > 1)}"
         log.info("memory   about %.0f MB, %s", needed / 1e6, threads)
         log.info("folder   %s", self.directory.path)
         if self.calls.start is not None:
             described = describe(self.model.config)
             self.calls.start(Prepared(self.directory.path, described, self.course.steps, needed))
-
-    def _forecast(self) -> int:
-        """Bytes that training will add, by the largest shard of the first updates."""
-        lengths = self.dataset.lengths - 1
-        tokens = sequences = 1
-        for step in range(min(self.course.steps, 20)):
-            rows = np.concatenate(self.course.update(step)[1])
-            for shard in cut([int(n) for n in lengths[rows]], self.trainer.shard_tokens):
-                tokens = max(tokens, int(lengths[rows][shard].sum()))
-                sequences = max(sequences, len(shard))
-        adam = self.config.optimizer == "adam"
-        return memory.forecast(self.model.config, tokens, sequences, self.trainer.threads, adam)
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -245,7 +202,7 @@ class Run:
         self.epoch_loss += report.loss
         values = asdict(report)
         self._record({k: values[k] for k in values if k not in ("steps", "seconds")})
-        self._line(report)
+        self.lines.add(report)
         if self.calls.step is not None:
             self.calls.step(report)
         ends_epoch = self.course.ends_epoch(report.step - 1)
@@ -266,23 +223,6 @@ class Run:
         progress.info("epoch %d  mean loss %.4f  %.0f s", end.epoch, end.loss, end.seconds)
         if self.calls.epoch is not None:
             self.calls.epoch(end)
-
-    def _line(self, report: Report) -> None:
-        """A line of progress, every so many steps; the time left, once it can be told."""
-        self.lines.append(report)
-        every = self.config.log_every or max(1, report.steps // 40)
-        if report.step % every and report.step != report.steps:
-            return
-        seconds = sum(r.seconds for r in self.lines)  # without validations
-        speed = sum(r.tokens for r in self.lines) / seconds
-        left = (report.steps - report.step) * seconds / len(self.lines)
-        progress.info(
-            "step %*d/%d  loss %.4f  lr %.2e  gradient %.2f  %s tokens/s  %s left",
-            len(str(report.steps)), report.step, report.steps,
-            np.mean([r.loss for r in self.lines]), report.lr, report.grad_norm,
-            f"{speed:,.0f}", duration(left),
-        )  # fmt: skip
-        self.lines = []
 
     def _evaluate(self, step: int, epoch: int) -> None:
         if self.validation is None:

@@ -95,7 +95,7 @@ class Panel(logging.Handler):
             Text(ahead),
         )
         rows = [bar, *self._numbers(report, seconds)]
-        if report.step >= PLOT_FROM or report.step == report.steps:
+        if len(self.losses) >= PLOT_FROM or report.step == report.steps:
             rows.append(Text(self._plot(width), style="cyan"))
         return Box(
             Group(*rows),
@@ -130,9 +130,10 @@ class Panel(logging.Handler):
 
     def _plot(self, width: int) -> str:
         assert self.prepared is not None
+        assert self.report is not None
         from calmgrad.plots import Curves, terminal_plot
 
-        steps = range(1, len(self.losses) + 1)
+        steps = range(self.report.step + 1 - len(self.losses), self.report.step + 1)
         curves = Curves(
             list(steps),
             self.losses,

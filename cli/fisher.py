@@ -90,7 +90,9 @@ def command(
     seconds = time.perf_counter() - began
     assert model.fisher is not None
     say(f"done     {count:,} sequences in {duration(seconds)}")
-    say(f"next     calmgrad train -m {quote(str(target))} -d NEW.ctds --ewc-lambda 100 -o TUNED.cwgt")
+    say(
+        f"next     calmgrad train -m {quote(str(target))} -d NEW.ctds --ewc-lambda 100 -o TUNED.cwgt"
+    )
     values = {
         "output": str(target),
         "sequences": count,

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+import calmgrad
 from calmgrad.cli.common import json_option, say, threads_option
 from calmgrad.config import PRESETS
 from calmgrad.errors import CalmgradError, CheckFailed
@@ -131,9 +132,13 @@ def _leg(
     command += [] if threads is None else ["--threads", str(threads)]
     seen: list[int] = []
     log = run.parent / "talk"
+    places = [str(Path(calmgrad.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     with (
         log.open("wb") as talk,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=talk, text=True) as process,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=talk, text=True
+        ) as process,
     ):
         assert process.stdout is not None
         for line in process.stdout:

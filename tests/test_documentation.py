@@ -32,6 +32,7 @@ NOT_RUN = {
     "./dev": "sets up an environment of its own: .ci/run does",
     "git clone URL": "stands for the place the project is published at",
     "cd ": "goes with git clone",
+    "calmgrad verify-resume": "runs seven processes: tests/cli/test_verify_resume.py does",
     "calmgrad tr<TAB>": "keys to press: tests/cli/test_completion.py presses them",
 }
 # What makes a command short; click takes the last value of an option.

@@ -30,7 +30,7 @@ LAYERS = [
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
     " plots continual memory rundir starting training conversion dataset_statistics dataset_editing"
-    " redaction retrieval contrastive texts search events run resume saving",
+    " redaction retrieval contrastive texts search events run run_state resume saving telling",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

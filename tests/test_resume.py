@@ -115,6 +115,24 @@ def test_from_another_folder(expected: Outcome, monkeypatch: pytest.MonkeyPatch)
     assert expected.differing(Outcome.of(Path("../run"))) == []
 
 
+def test_a_model_that_is_fine_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is replaced when the run is over, wherever that was; with EWC data along."""
+    keys = {k: v for k, v in KEYS.items() if k not in ("d_model", "n_layers", "continual")}
+    keys |= {"model": "m.cwgt", "ewc_lambda": 5.0, "max_steps": 10}
+    first, model = trainer_and_model()
+    first.compute_fisher(SEQUENCES, [0, 0])
+    model.save("m.cwgt")
+    before = Path("m.cwgt").read_bytes()
+    calmgrad.train(keys, save_dir="alone", output="alone.cwgt")
+    calmgrad.train(keys, save_dir="run", **stop_at(4))
+    assert Path("m.cwgt").read_bytes() == before
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    calmgrad.train(resume="../run")
+    assert Path("../m.cwgt").read_bytes() == Path("../alone.cwgt").read_bytes() != before
+    assert Path("../m.cwgt.bak").read_bytes() == before
+
+
 def test_a_damaged_checkpoint_is_skipped(
     expected: Outcome, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -64,7 +64,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         format: 1.
         calmgrad: the version that wrote it.
         training: of the trainer.
-        run: of the whole run, if there is one (calmgrad/resume.py).
+        run: of the whole run, if there is one (calmgrad/run_state.py).
         extra: what a script has added.
     """
 

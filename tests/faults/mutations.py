@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 import calmgrad
-from calmgrad import resume
 from calmgrad.formats import checkpoint as checkpoints
+from calmgrad.run_state import run_state
 from tests.faults.report import main
 from tests.faults.runs import reference
 
@@ -79,7 +79,7 @@ def check(folder: Path, count: int = 50_000, seed: int = 0) -> dict[str, Any]:
         case = {"number": number, "part": part, "hidden": hidden}
         try:
             read = checkpoints.read(bad)
-            resume.run_state(bad, read.state)
+            run_state(bad, read.state)
         except calmgrad.CalmgradError as error:
             refused += 1
             if "\n" in str(error) or len(str(error)) > 1000 or error.exit_code != 3:
