@@ -90,9 +90,8 @@ def command(
     seconds = time.perf_counter() - began
     assert model.fisher is not None
     say(f"done     {count:,} sequences in {duration(seconds)}")
-    say(
-        f"next     calmgrad train -m {quote(str(target))} -d NEW.ctds --ewc-lambda 100 -o TUNED.cwgt"
-    )
+    again = f"calmgrad train -m {quote(str(target))} -d NEW.ctds"
+    say(f"next     {again} --ewc-lambda 100 -o TUNED.cwgt")
     values = {
         "output": str(target),
         "sequences": count,

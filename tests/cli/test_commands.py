@@ -94,7 +94,7 @@ def test_divergence_writes_nothing(run: Run, dataset: Path, tmp_path: Path) -> N
     logs = {"config.toml", "metrics.jsonl", "train.log"}  # they tell what happened
     assert {p.name for p in (tmp_path / "r").iterdir()} == logs
     assert "error" not in (tmp_path / "r" / "metrics.jsonl").read_text()
-    assert "ended    loss" in (tmp_path / "r" / "train.log").read_text()
+    assert "ended    step " in (tmp_path / "r" / "train.log").read_text()
 
 
 def test_fine_tuning_replaces_the_model_and_keeps_the_old_one(
