@@ -22,6 +22,7 @@ log = logging.getLogger("calmgrad.run")
 FREE = {
     "threads", "device", "log_every", "report_to", "output", "export", "checkpoint_every",
     "epochs", "max_steps", "patience", "dataset", "val_dataset", "save_dir", "force", "resume",
+    "debug_nan",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from calmgrad import memory, settings
 from calmgrad.continual import OnlineEWC
-from calmgrad.errors import CalmgradError, DiskError, UsageError, usage_errors
+from calmgrad.errors import CalmgradError, DiskError, DivergedError, UsageError, usage_errors
 from calmgrad.evaluation import evaluate
 from calmgrad.events import Calls, EpochEnd, Evaluated, Prepared, Result
 from calmgrad.formats import cwgt
@@ -117,7 +118,8 @@ class Run:
             if not self._is_over():
                 renew = None if self.online is None else self.online.after_update
                 fit(self.trainer, self.dataset, self.course,
-                    self._after_step, self._stop, renew, self.done)  # fmt: skip
+                    self._after_step, self._stop, renew, self.done,
+                    debug_nan=bool(self.config.debug_nan))  # fmt: skip
             return self._finish()
         except CalmgradError as error:
             directory.note(f"ended    {error}")
@@ -157,13 +159,15 @@ class Run:
 
     def _kept_settings(self) -> TrainConfig:
         """Where and how the run was started is no setting of it: the file may serve another."""
-        return msgspec.structs.replace(self.config, save_dir=None, force=None, resume=None)
+        how = dict.fromkeys(("save_dir", "force", "resume", "debug_nan"))
+        return msgspec.structs.replace(self.config, **how)
 
     def _load_kernels(self) -> None:
         """Load every kernel, or compile it; so the memory in use can be told, and the speed."""
         if not kernels_are_compiled():
             log.info("kernels  compiling for this CPU, once (about 10 s)")
-        self.trainer.accumulate([BOS, *b"calmgrad", EOS])
+        with suppress(DivergedError):  # the first step will tell
+            self.trainer.accumulate([BOS, *b"calmgrad", EOS])
         self.trainer.zero_grad()
 
     def _say_plan(self) -> None:

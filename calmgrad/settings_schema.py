@@ -97,6 +97,7 @@ class TrainConfig(
     eval_every: Count | None = None
     patience: CountOrZero | None = None
     log_every: Count | None = None
+    debug_nan: bool | None = None
     report_to: list[Literal["tensorboard"]] | None = None
     continual: Continual | None = None
 

@@ -27,6 +27,9 @@ def start_model(c: TrainConfig) -> tuple[Model, str | None]:
         if chosen == "new":
             note = f" (none given, and none at {user})"
     sizes = {name: getattr(c, name) for name in SIZES if getattr(c, name) is not None}
+    penalty = bool(c.ewc_lambda) and c.continual is None
+    if penalty and chosen == "new":
+        raise UsageError("ewc_lambda: a new model has nothing to keep; expected -m MODEL")
     if chosen == "new":
         model = new_model(
             c.size,
@@ -45,6 +48,10 @@ def start_model(c: TrainConfig) -> tuple[Model, str | None]:
         )
     model = load_model(chosen)
     model.data().check_finite(chosen)
+    if penalty and model.fisher is None:
+        raise UsageError(
+            f"ewc_lambda: {display(chosen)} has no Fisher data; `calmgrad fisher` computes them"
+        )
     texts = dict(domain=c.domain, template=c.template, stop_conditions=c.stop_conditions)
     changed = {name: text for name, text in texts.items() if text is not None}
     model.metadata = replace(model.metadata, **changed)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import backend as backends
-from calmgrad import ewc
+from calmgrad import ewc, nan_search
 from calmgrad.config import rules_named
 from calmgrad.errors import CalmgradError, DivergedError
 from calmgrad.formats import checkpoint as checkpoints
@@ -34,6 +34,7 @@ from calmgrad.shards import (
 from calmgrad.tape import Tape
 
 REDUCTIONS = ("sequence", "token")
+FISHER_SHARDS = 64  # sequences handed to the threads at once
 
 
 class Trainer:
@@ -281,6 +282,36 @@ class Trainer:
             raise ValueError(f"lr = {lr}: expected at least 0")
         self.lr = lr
 
+    def find_nan(
+        self,
+        sequences: Sequence[Tokens],
+        cmd_positions: Sequence[int],
+        parts: Sequence[int] | None = None,
+    ) -> nan_search.Origin | None:
+        """Where the first NaN or infinity of a step on this batch comes from; None without any.
+
+        For after `step` has raised DivergedError: its batch is run again, each op looked at.
+        Nothing is changed; it takes one more gradient of memory, and one thread.
+
+        Args:
+            sequences, cmd_positions, parts: as `step` had them.
+        """
+        model, config = self.model, self.model.config
+        shards, counts = self._checked(sequences, cmd_positions)
+        seeds = self._seeds(shards, self._weights(counts, parts))
+        found = nan_search.search(self._backend, config, model.weights, shards, seeds, loss_head)
+        if isinstance(found, nan_search.Origin):
+            return found
+        if self.ewc_lambda > 0 and model.fisher is not None:
+            ewc.add_penalty_gradient(
+                self._backend, found, model.weights, model.fisher, model.anchor, self.ewc_lambda
+            )
+            if (origin := nan_search.look_at(config, found, "ewc")) is not None:
+                return origin
+        if math.isfinite(self._backend.kernels.squared_norm(found)):
+            return None
+        return nan_search.look_at(config, found, "norm")
+
     # --- gradients ----------------------------------------------------------------------------
 
     @property
@@ -357,10 +388,14 @@ class Trainer:
             with backends.silent_overflow():
                 add_square(gradient, 0)
             return total
-        for array, position in zip(arrays, cmd_positions, strict=True):
-            shards, counts = pack_targets([array], [int(position)], self.shard_tokens)
-            share = np.array([1 / max(int(counts[0]), 1)])
-            self.runner.run(shards, loss_head, self._seeds(shards, share), add_square)
+        pairs = list(zip(arrays, cmd_positions, strict=True))
+        for first in range(0, len(pairs), FISHER_SHARDS):  # a shard each, on all threads
+            shards, seeds = [], []
+            for array, position in pairs[first : first + FISHER_SHARDS]:
+                alone, counts = pack_targets([array], [int(position)], self.shard_tokens)
+                shards += alone
+                seeds += self._seeds(alone, 1 / np.maximum(counts, 1))
+            self.runner.run(shards, loss_head, seeds, add_square)
         return total / len(arrays)
 
     # --- the rest -----------------------------------------------------------------------------

@@ -23,6 +23,7 @@ COMMANDS = {
     "search": "The passages nearest in meaning to a query, from an index of texts.",
     "evaluate": "Loss, perplexity and bits per byte of a model on a data set.",
     "generate": "Complete a text with a model.",
+    "fisher": "Which weights matter for a data set: what EWC needs, stored in the model.",
     "dataset": "Make, look at and change CTDS data sets.",
     "info": "What is inside a CWGT or CTDS file.",
     "demo": "Train a small model for a minute on generated shell sessions.",

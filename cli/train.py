@@ -124,6 +124,8 @@ def _setting_options(command: _Command) -> _Command:
 @click.command("train", cls=GroupedCommand)
 @_setting_options
 @click.option("--shuffle/--no-shuffle", default=None, help="[default: shuffle]")
+@click.option("--debug-nan", is_flag=True, default=None, help="When loss or gradient are not"
+              " finite, name the op, sequence and token where it began.")  # fmt: skip
 @click.option("--force", is_flag=True, default=None, help="Use a run directory that exists.")
 @click.option(
     "--config",

@@ -212,6 +212,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with calmgrad.Trainer(model) as trainer:
         trainer.compute_fisher(sequences, positions)
         trainer.save(folder / "base.cwgt")
+    shutil.copy(folder / "base.cwgt", folder / "tuned.cwgt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         sizes: dict[str, Any] = dict(model="new", d_model=16, n_layers=1)

@@ -22,7 +22,7 @@ LAYERS = [
     "tape",
     "ops",
     "network",
-    "shards",
+    "shards nan_search",
     "formats domains template prompt",
     "decoder sampling generation",
     "model",

@@ -87,14 +87,14 @@ def test_divergence_writes_nothing(run: Run, dataset: Path, tmp_path: Path) -> N
     calmgrad.new_model(d_model=16, n_layers=1, domain="shell").save(model)
     before = model.read_bytes()
     done = run("train", "-m", model, "-d", dataset, "--lr", "1e30", "--save-dir", "r", code=4)
-    assert "error: loss" in done.stderr
+    assert "error: step " in done.stderr
     assert "Warning" not in done.stderr
     assert model.read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"m.cwgt", "train.ctds", "r"}
     logs = {"config.toml", "metrics.jsonl", "train.log"}  # they tell what happened
     assert {p.name for p in (tmp_path / "r").iterdir()} == logs
     assert "error" not in (tmp_path / "r" / "metrics.jsonl").read_text()
-    assert "ended    loss" in (tmp_path / "r" / "train.log").read_text()
+    assert "ended    step " in (tmp_path / "r" / "train.log").read_text()
 
 
 def test_fine_tuning_replaces_the_model_and_keeps_the_old_one(
