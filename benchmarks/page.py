@@ -83,7 +83,9 @@ def charts(rows: dict[str, Rows]) -> dict[str, str]:
         shares: dict[str, dict[str, float]] = {}
         for row in rows["ops"]:
             shares.setdefault(row["size"], {})[row["op"]] = row["share"]
-        drawn["ops"] = bar_chart("Where a step's time goes", shares)
+        order = list(next(iter(shares.values())))  # the same in all bars, to compare them
+        same = {size: {op: own.get(op, 0.0) for op in order} for size, own in shares.items()}
+        drawn["ops"] = bar_chart("Where a step's time goes", same)
     for axis, label in (("batch", "sequences of 256 tokens"), ("length", "tokens a sequence")):
         points: dict[str, list[tuple[float, float]]] = {}
         for row in rows.get("scaling", []):

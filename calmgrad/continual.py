@@ -1,16 +1,59 @@
-"""Online EWC: while a run goes on, its Fisher diagonal and anchor follow the data."""
+"""EWC data of a model: computed from data sets, or following the data while a run goes on."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calmgrad.data import Dataset
+from calmgrad.errors import DivergedError
+from calmgrad.loop import Course, sequences_of
 from calmgrad.model import Tokens
 from calmgrad.settings import Continual
 from calmgrad.trainer import Trainer
 
 Batch = tuple[Sequence[Tokens], Sequence[int]]
+AT_ONCE = 256  # sequences between two reports of progress
+
+
+def set_fisher(
+    trainer: Trainer,
+    datasets: Sequence[Dataset],
+    on_progress: Callable[[int, int], object] | None = None,
+) -> int:
+    """Set the model's Fisher diagonal to the mean over all sequences, its anchor to the weights.
+
+    The Fisher diagonal is the mean squared gradient of each sequence's mean loss (FORMATS §7).
+
+    Args:
+        datasets: their sequences count alike, in whichever of them they are.
+        on_progress: called with the sequences done and their total, every 256.
+
+    Returns:
+        The number of sequences.
+
+    Raises:
+        ValueError: there is no sequence, or one that the model cannot take.
+        DivergedError: a squared gradient is not finite; the model's data are as before.
+    """
+    model, done, total = trainer.model, 0, sum(len(dataset) for dataset in datasets)
+    squares = np.zeros(model.weights.size)
+    for dataset in datasets:
+        for index in range(-(-len(dataset) // AT_ONCE)):
+            sequences, positions = dataset.batch(index, AT_ONCE)
+            squares += trainer.squared_gradients(sequences, positions) * len(sequences)
+            done += len(sequences)
+            if on_progress is not None:
+                on_progress(done, total)
+    if done == 0:
+        raise ValueError("set_fisher: no sequence, expected at least one")
+    with np.errstate(over="ignore", invalid="ignore"):
+        fisher = (squares / done).astype(np.float32)
+    if not np.isfinite(fisher).all():
+        raise DivergedError("Fisher diagonal: a squared gradient is not finite")
+    model.fisher, model.anchor = fisher, model.weights.copy()
+    return done
 
 
 class OnlineEWC:
@@ -54,6 +97,11 @@ class OnlineEWC:
         model.fisher = (self.decay * old + (1 - self.decay) * new).astype(np.float32)
         model.anchor = model.weights.copy()
         return True
+
+    def recall(self, course: Course, dataset: Dataset, done: int) -> None:
+        """Fill the buffer with the batches of the updates before, of which `done` were made."""
+        for step in range(max(0, done - (self.buffer.maxlen or 0)), done):
+            self.buffer.append(sequences_of(dataset, course.update(step)[1]))
 
     def _fisher(self, drawn: list[Batch]) -> NDArray[np.float64]:
         take = self._trainer.squared_gradients

@@ -118,6 +118,12 @@ class Dataset:
         rows = self._rows[~(short | long)]
         return type(self)(self.sequences, rows), {k: n for k, n in counts.items() if n}
 
+    def sample(self, count: int, seed: int | Sequence[int] = 0) -> Self:
+        """So many of the sequences, drawn by the seed, in file order; all if there are fewer."""
+        sequences = self.sequences
+        drawn = np.random.default_rng(seed).permutation(self._rows)[:count]
+        return type(self)(sequences, np.sort(drawn))
+
     def close(self) -> None:
         """Let go of the sequences; closing twice does no harm."""
         self._sequences = None

@@ -35,6 +35,35 @@ class Evaluation:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What training has done to a model on one data set.
+
+    Attributes:
+        before, after: the older and the newer model's evaluation, on the same sequences.
+    """
+
+    before: Evaluation
+    after: Evaluation
+
+    @property
+    def loss(self) -> float:
+        """By how much the mean loss of a target rose, in nats; above 0: forgotten."""
+        return self.after.token_mean - self.before.token_mean
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """By how much the bits of a byte rose; None without bytes."""
+        if self.before.bits_per_byte is None or self.after.bits_per_byte is None:
+            return None
+        return self.after.bits_per_byte - self.before.bits_per_byte
+
+
+def compare(before: Model, after: Model, dataset: Dataset, threads: int | None = None) -> Change:
+    """Two models on a data set of sequences that both can take; ValueError as `evaluate`."""
+    return Change(evaluate(before, dataset, threads), evaluate(after, dataset, threads))
+
+
 def evaluate(
     model: Model,
     dataset: Dataset,

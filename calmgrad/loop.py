@@ -1,5 +1,6 @@
 """The training loop: which sequences each update sees, and at which learning rate."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,8 +12,12 @@ from numpy.typing import NDArray
 
 from calmgrad.config import Rules
 from calmgrad.data import Dataset
+from calmgrad.errors import DivergedError
+from calmgrad.nan_search import Origin
 from calmgrad.schedule import Schedule
 from calmgrad.trainer import Trainer
+
+log = logging.getLogger("calmgrad.run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,23 @@ class Report:
     seconds: float
 
 
+def _origin(origin: Origin | None, rows: NDArray[np.int64]) -> str:
+    """Where a step failed, in words; `rows` are its sequences' numbers in the file."""
+    if origin is None:
+        return "not found again: the same step was finite"
+    for op, scope, largest in origin.trail:
+        log.info("before   %s in %s: up to %.3g", op, scope, largest)
+    if origin.sequence is None:
+        return str(origin)
+    return f"{origin} (sequence {rows[origin.sequence]} of the data)"
+
+
+def sequences_of(dataset: Dataset, batches: list[NDArray[np.int64]]) -> tuple[list[Any], list[int]]:
+    """The sequences of batches, and their ATN positions."""
+    items = [dataset[int(i)] for batch in batches for i in batch]
+    return [s for s, _ in items], [p for _, p in items]
+
+
 def fit(
     trainer: Trainer,
     dataset: Dataset,
@@ -152,6 +174,7 @@ def fit(
     should_stop: Callable[[], bool] | None = None,
     after_update: Callable[[int, list[Any], list[int]], object] | None = None,
     done: int = 0,
+    debug_nan: bool = False,
 ) -> int:
     """Train on every sequence of `dataset` as `course` says; return the updates made in all.
 
@@ -161,6 +184,7 @@ def fit(
         should_stop: asked after each update; True ends the run there.
         after_update: called with the number of each update (from 1), its sequences and positions.
         done: updates that were made before.
+        debug_nan: when a step fails, run it again to name the op and token where it began.
 
     Raises:
         ValueError: the data set is empty, or holds a sequence that the model cannot take.
@@ -172,11 +196,18 @@ def fit(
     for step in range(done, course.steps):
         began = time.perf_counter()
         epoch, batches = course.update(step)
-        items = [dataset[int(i)] for batch in batches for i in batch]
-        sequences, positions = [s for s, _ in items], [p for _, p in items]
+        sequences, positions = sequences_of(dataset, batches)
         trainer.set_lr(schedule.at(step))
         missing = course.accumulation - len(batches)  # at the end of an epoch
-        loss = trainer.step(sequences, positions, [*map(len, batches), *[0] * missing])
+        parts = [*map(len, batches), *[0] * missing]
+        try:
+            loss = trainer.step(sequences, positions, parts)
+        except DivergedError as error:
+            hint = "--debug-nan finds where it began"
+            if debug_nan:
+                rows = dataset.rows[np.concatenate(batches)]
+                hint = _origin(trainer.find_nan(sequences, positions, parts), rows)
+            raise DivergedError(f"step {step + 1}: {error}; {hint}") from error
         if after_update is not None:
             after_update(step + 1, sequences, positions)
         if on_step is not None:

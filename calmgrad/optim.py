@@ -10,10 +10,20 @@ from calmgrad.layout import segments
 
 
 class Optimizer(Protocol):
-    """Something that updates the flat parameters `p` from the flat gradient `g`."""
+    """Something that updates the flat parameters `p` from the flat gradient `g`.
+
+    Attributes:
+        step: updates done.
+    """
+
+    step: int
 
     def update(self, p: Array, g: Array, scale: float, lr: float) -> None:
         """One update with the gradient `scale * g` and learning rate `lr`."""
+        ...
+
+    def buffers(self) -> dict[str, Array]:
+        """Name -> flat buffer of what it remembers besides `step`."""
         ...
 
 
@@ -55,6 +65,9 @@ class AdamW:
                 self.beta1, self.beta2, self.eps, self.step,
             )  # fmt: skip
 
+    def buffers(self) -> dict[str, Array]:
+        return {"adam_m": self.m, "adam_v": self.v}
+
 
 @dataclass(slots=True)
 class SGD:
@@ -68,12 +81,17 @@ class SGD:
     backend: Backend
     config: ModelConfig
     weight_decay: float = 0.01
+    step: int = 0
 
     def update(self, p: Array, g: Array, scale: float, lr: float) -> None:
+        self.step += 1
         for start, stop, decays in segments(self.config):
             part = slice(start, stop)
             decay = self.weight_decay if decays else 0.0
             self.backend.kernels.sgd(p[part], g[part], scale, lr, decay)
+
+    def buffers(self) -> dict[str, Array]:
+        return {}
 
 
 OPTIMIZERS = ("adam", "sgd")

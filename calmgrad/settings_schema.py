@@ -67,6 +67,9 @@ class TrainConfig(
     output: Text | None = None
     save_dir: Text | None = None
     force: bool | None = None
+    resume: Text | None = None
+    checkpoint_every: Count | None = None
+    export: Literal["best", "last"] | None = None
     # The updates.
     epochs: Count | None = None
     batch_size: Count | None = None
@@ -94,6 +97,7 @@ class TrainConfig(
     eval_every: Count | None = None
     patience: CountOrZero | None = None
     log_every: Count | None = None
+    debug_nan: bool | None = None
     report_to: list[Literal["tensorboard"]] | None = None
     continual: Continual | None = None
 

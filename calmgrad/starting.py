@@ -4,13 +4,16 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from calmgrad.config import PRESETS, ModelConfig
 from calmgrad.data import Dataset, load_dataset
 from calmgrad.errors import DiskError, FileError, UsageError
 from calmgrad.formats.files import display, open_source, read_file, write_atomic
+from calmgrad.loop import Plan
 from calmgrad.model import Model, load_model, new_model
 from calmgrad.settings import SIZES, TrainConfig, data_folder
+from calmgrad.trainer import Trainer
 
 log = logging.getLogger("calmgrad.run")
 
@@ -24,6 +27,9 @@ def start_model(c: TrainConfig) -> tuple[Model, str | None]:
         if chosen == "new":
             note = f" (none given, and none at {user})"
     sizes = {name: getattr(c, name) for name in SIZES if getattr(c, name) is not None}
+    penalty = bool(c.ewc_lambda) and c.continual is None
+    if penalty and chosen == "new":
+        raise UsageError("ewc_lambda: a new model has nothing to keep; expected -m MODEL")
     if chosen == "new":
         model = new_model(
             c.size,
@@ -42,11 +48,44 @@ def start_model(c: TrainConfig) -> tuple[Model, str | None]:
         )
     model = load_model(chosen)
     model.data().check_finite(chosen)
+    if penalty and model.fisher is None:
+        raise UsageError(
+            f"ewc_lambda: {display(chosen)} has no Fisher data; `calmgrad fisher` computes them"
+        )
     texts = dict(domain=c.domain, template=c.template, stop_conditions=c.stop_conditions)
     changed = {name: text for name, text in texts.items() if text is not None}
     model.metadata = replace(model.metadata, **changed)
     log.info("model    %s: %s", chosen, describe(model.config))
     return model, chosen
+
+
+def plan_of(c: TrainConfig) -> Plan:
+    """The batches and learning rates of these settings."""
+    names = ("epochs", "batch_size", "lr", "warmup_steps", "min_lr", "batch_tokens",
+             "accumulation", "max_steps", "shuffle", "seed")  # fmt: skip
+    return Plan(**{name: getattr(c, name) for name in names})
+
+
+def trainer_of(model: Model, c: TrainConfig) -> Trainer:
+    """A trainer with these settings."""
+    names = ("lr", "optimizer", "beta1", "beta2", "eps", "weight_decay", "grad_clip",
+             "ewc_lambda", "rules", "threads", "device", "shard_tokens")  # fmt: skip
+    chosen = {name: getattr(c, name) for name in names}
+    return Trainer(model, **{name: value for name, value in chosen.items() if value is not None})
+
+
+def reporters_of(c: TrainConfig, folder: Path) -> list[Any]:
+    """What the numbers of a run are told besides the metrics."""
+    if "tensorboard" not in (c.report_to or []):
+        return []
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            "report_to tensorboard: tensorboardX is not installed:"
+            " pip install 'calmgrad[tensorboard]'"
+        ) from error
+    return [SummaryWriter(str(folder / "tensorboard"))]
 
 
 def size_name(config: ModelConfig) -> str:

@@ -8,7 +8,7 @@ to by the others, and given back as soon as the op that made it is done: so few 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -64,6 +64,14 @@ class Tensor:
         buffer, held = self._open()
         self._filled = True
         return buffer, held
+
+    def arrived(self) -> Iterator[Array]:
+        """What of the gradient is there so far: all of it, or that of some of its views."""
+        if self._filled:
+            yield self._buffer
+        else:
+            for view in self._views:
+                yield from view.arrived()
 
     def split(self, *sizes: int) -> list[Tensor]:
         """Views of the first `sizes[0]` columns, the next `sizes[1]`, … of all columns.

@@ -5,15 +5,17 @@ import operator
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import backend as backends
-from calmgrad import ewc
+from calmgrad import ewc, nan_search
 from calmgrad.config import rules_named
 from calmgrad.errors import CalmgradError, DivergedError
+from calmgrad.formats import checkpoint as checkpoints
+from calmgrad.formats.checkpoint import Checkpoint
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import layout
 from calmgrad.model import Model, Tokens, checked_sequence, checked_tokens
@@ -32,6 +34,7 @@ from calmgrad.shards import (
 from calmgrad.tape import Tape
 
 REDUCTIONS = ("sequence", "token")
+FISHER_SHARDS = 64  # sequences handed to the threads at once
 
 
 class Trainer:
@@ -57,6 +60,7 @@ class Trainer:
         grad_norm: its L2 norm at the last step or update.
         runner: the worker threads.
         lr: learning rate of the next update.
+        updates: made so far.
 
     Raises:
         ValueError: an argument out of its range.
@@ -110,6 +114,10 @@ class Trainer:
         self._optimizer = make_optimizer(
             optimizer, self._backend, model.config, weight_decay, beta1, beta2, eps
         )
+        self._options: dict[str, str | float] = dict(
+            optimizer=optimizer, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
+            reduction=reduction, rules=rules, shard_tokens=shard_tokens,
+        )  # fmt: skip
         self.runner = Runner(self._backend, model.config, model.weights, threads)
         self._grads: NDArray[np.float32] = np.zeros(model.weights.size, np.float32)
         self._gathered = 0.0  # sequences (or targets) whose gradients `accumulate` has added
@@ -127,6 +135,11 @@ class Trainer:
     def threads(self) -> int:
         """Shards worked on at once."""
         return self.runner.threads
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far, also before a checkpoint that was loaded."""
+        return self._optimizer.step
 
     # --- training -----------------------------------------------------------------------------
 
@@ -269,6 +282,36 @@ class Trainer:
             raise ValueError(f"lr = {lr}: expected at least 0")
         self.lr = lr
 
+    def find_nan(
+        self,
+        sequences: Sequence[Tokens],
+        cmd_positions: Sequence[int],
+        parts: Sequence[int] | None = None,
+    ) -> nan_search.Origin | None:
+        """Where the first NaN or infinity of a step on this batch comes from; None without any.
+
+        For after `step` has raised DivergedError: its batch is run again, each op looked at.
+        Nothing is changed; it takes one more gradient of memory, and one thread.
+
+        Args:
+            sequences, cmd_positions, parts: as `step` had them.
+        """
+        model, config = self.model, self.model.config
+        shards, counts = self._checked(sequences, cmd_positions)
+        seeds = self._seeds(shards, self._weights(counts, parts))
+        found = nan_search.search(self._backend, config, model.weights, shards, seeds, loss_head)
+        if isinstance(found, nan_search.Origin):
+            return found
+        if self.ewc_lambda > 0 and model.fisher is not None:
+            ewc.add_penalty_gradient(
+                self._backend, found, model.weights, model.fisher, model.anchor, self.ewc_lambda
+            )
+            if (origin := nan_search.look_at(config, found, "ewc")) is not None:
+                return origin
+        if math.isfinite(self._backend.kernels.squared_norm(found)):
+            return None
+        return nan_search.look_at(config, found, "norm")
+
     # --- gradients ----------------------------------------------------------------------------
 
     @property
@@ -345,10 +388,14 @@ class Trainer:
             with backends.silent_overflow():
                 add_square(gradient, 0)
             return total
-        for array, position in zip(arrays, cmd_positions, strict=True):
-            shards, counts = pack_targets([array], [int(position)], self.shard_tokens)
-            share = np.array([1 / max(int(counts[0]), 1)])
-            self.runner.run(shards, loss_head, self._seeds(shards, share), add_square)
+        pairs = list(zip(arrays, cmd_positions, strict=True))
+        for first in range(0, len(pairs), FISHER_SHARDS):  # a shard each, on all threads
+            shards, seeds = [], []
+            for array, position in pairs[first : first + FISHER_SHARDS]:
+                alone, counts = pack_targets([array], [int(position)], self.shard_tokens)
+                shards += alone
+                seeds += self._seeds(alone, 1 / np.maximum(counts, 1))
+            self.runner.run(shards, loss_head, seeds, add_square)
         return total / len(arrays)
 
     # --- the rest -----------------------------------------------------------------------------
@@ -366,6 +413,80 @@ class Trainer:
                 " (a smaller learning rate may help)"
             )
         self.model.save(path)
+
+    def save_checkpoint(self, path: str | os.PathLike[str], extra: Any = None) -> None:
+        """Write all that going on from here takes; a checkpoint that is there is replaced.
+
+        Args:
+            path: a folder (docs/reliability.md says what is in it).
+            extra: of the script's own: anything that JSON can hold.
+
+        Raises:
+            DivergedError: a weight is not finite; what was at `path` stays.
+            DiskError: it cannot be written; what was there stays.
+        """
+        checkpoints.write(path, self.checkpoint(extra=extra))
+
+    def load_checkpoint(self, path: str | os.PathLike[str]) -> Any:
+        """Go on from a checkpoint: the next step does what it would have done there.
+
+        Restores the weights in place, metadata, EWC data, optimizer, learning rate and gathered
+        gradients. Threads may be others.
+
+        Returns:
+            What was saved as `extra`.
+
+        Raises:
+            FileError: there is no whole checkpoint; nothing was changed.
+            ValueError: it is of a model of other sizes, or of a trainer with other options.
+        """
+        self._require_open()
+        loaded = checkpoints.read(path)
+        self.restore(loaded)
+        return loaded.state.extra
+
+    def checkpoint(
+        self,
+        buffers: dict[str, NDArray[np.float32]] | None = None,
+        run: dict[str, Any] | None = None,
+        extra: Any = None,
+    ) -> Checkpoint:
+        """What a checkpoint of this moment holds, the buffers being the trainer's own.
+
+        Args:
+            buffers, run, extra: to be kept besides.
+        """
+        self._require_open()
+        held = self._optimizer.buffers() | (buffers or {})
+        if self._gathered:
+            held["grads"] = self._grads
+        training = checkpoints.Training(
+            self.updates, float(self.lr), float(self._gathered), self._all_options()
+        )
+        state = checkpoints.new_state(training, run, extra)
+        return Checkpoint(self.model.data(), held, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Become what `checkpoint` says; ValueError if it does not fit, and nothing is changed."""
+        model, saved, training = self.model, checkpoint.model, checkpoint.state.training
+        if saved.config != model.config:
+            raise ValueError(f"the checkpoint's model is {saved.config}, this one {model.config}")
+        for name, value in self._all_options().items():
+            if training.options.get(name) != value:
+                was = training.options.get(name)
+                raise ValueError(f"{name} = {value}: the checkpoint was made with {was}")
+        own = self._optimizer.buffers()
+        if missing := {*own, *(["grads"] if training.gathered else [])} - {*checkpoint.buffers}:
+            raise ValueError(f"the checkpoint lacks {', '.join(sorted(missing))}")
+        for name, flat in own.items():
+            flat[...] = checkpoint.buffers[name]
+        model.weights[...] = saved.weights
+        model.fisher, model.anchor = saved.fisher, saved.anchor
+        model.metadata, model.sampler = saved.metadata, saved.sampler
+        self._optimizer.step = training.updates
+        self._gathered = training.gathered
+        self._grads[...] = checkpoint.buffers["grads"] if training.gathered else 0
+        self.set_lr(training.lr)
 
     def close(self) -> None:
         """Free gradients, moments and worker memory; the model stays usable."""
@@ -387,6 +508,11 @@ class Trainer:
     def _require_open(self) -> None:
         if self._closed:
             raise CalmgradError("the trainer is closed")
+
+    def _all_options(self) -> dict[str, str | float]:
+        """What the numbers of the next step depend on, besides buffers and learning rate."""
+        options = self._options | {"grad_clip": self.grad_clip, "ewc_lambda": self.ewc_lambda}
+        return {k: v if isinstance(v, str) else float(v) for k, v in options.items()}
 
     def _checked_arrays(
         self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from calmgrad.cli.common import json_option, say, threads_option
-from calmgrad.cli.train import StopSignal
+from calmgrad.cli.train import StopSignal, say_stopped
 
 if TYPE_CHECKING:
     from calmgrad.model import Model
@@ -70,7 +70,7 @@ def command(
         )
     weights = result.weights[0]
     if stop.caught is not None:
-        say(f"stopped  the weights so far are in {weights}")
+        say_stopped(result)
     stop.leave_if_caught()
     assert result.before is not None
     after = evaluation.evaluate(result.model, data.load_dataset(paths[1]), threads)

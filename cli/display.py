@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from calmgrad.cli.common import one_line, say
 
 if TYPE_CHECKING:
+    from calmgrad.events import Evaluated, Prepared
     from calmgrad.loop import Report
-    from calmgrad.training import Evaluated, Prepared
 
 PLOT_ROWS = 9
 NAME_WIDTH = 9  # of the word a line of the log begins with
@@ -95,7 +95,7 @@ class Panel(logging.Handler):
             Text(ahead),
         )
         rows = [bar, *self._numbers(report, seconds)]
-        if report.step >= PLOT_FROM or report.step == report.steps:
+        if len(self.losses) >= PLOT_FROM or report.step == report.steps:
             rows.append(Text(self._plot(width), style="cyan"))
         return Box(
             Group(*rows),
@@ -130,9 +130,10 @@ class Panel(logging.Handler):
 
     def _plot(self, width: int) -> str:
         assert self.prepared is not None
+        assert self.report is not None
         from calmgrad.plots import Curves, terminal_plot
 
-        steps = range(1, len(self.losses) + 1)
+        steps = range(self.report.step + 1 - len(self.losses), self.report.step + 1)
         curves = Curves(
             list(steps),
             self.losses,

@@ -19,6 +19,7 @@ from calmgrad.errors import UsageError, usage_errors
 
 if TYPE_CHECKING:
     from calmgrad.data import Dataset
+    from calmgrad.model import Model
 
 TEXT_WIDTH = 72  # characters of a sequence that are shown
 
@@ -34,9 +35,16 @@ TEXT_WIDTH = 72  # characters of a sequence that are shown
 @click.option(
     "-d",
     "--dataset",
-    "dataset_path",
+    "dataset_paths",
     type=click.Path(),
-    help="CTDS file.  [default: the user's train.ctds]",
+    multiple=True,
+    help="CTDS file; may be given several times.  [default: the user's train.ctds]",
+)
+@click.option(
+    "--before",
+    "before_path",
+    type=click.Path(),
+    help="CWGT file of the model before training: report what was learned and what forgotten.",
 )
 @click.option(
     "--worst",
@@ -64,20 +72,35 @@ TEXT_WIDTH = 72  # characters of a sequence that are shown
     metavar="N",
     help="Completion: so many, spread over the file; 0: all.  [default: 1000]",
 )
+@click.option(
+    "--pairs",
+    type=click.Path(),
+    help="Instead of a data set: how well embeddings find the passages of this pair file.",
+)
+@click.option(
+    "--pool-mode",
+    type=click.Choice(["mean", "last"]),
+    default="mean",
+    show_default=True,
+    help="With --pairs: what of a sequence becomes its embedding.",
+)
 @threads_option
 @json_option
 def command(
     model_path: str | None,
-    dataset_path: str | None,
+    dataset_paths: tuple[str, ...],
+    before_path: str | None,
     worst: int,
     completion: bool,
     typed: int | None,
     first: int | None,
     commands: int | None,
+    pairs: str | None,
+    pool_mode: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Loss of a model on a data set, or how much typing its completions save.
+    """Loss of a model on a data set, how much typing its completions save, or what it finds.
 
     Losses are in nats: mean, min and max of the sequences' means, then over all targets. Bits
     per byte count the targets that are bytes.
@@ -85,6 +108,9 @@ def command(
     With --completion: shares of the commands whose completion is right, whole or in its first
     characters, after K characters; share of the keys saved if the first right completion is
     accepted with one key; and the time a completion takes, in milliseconds, on one thread.
+
+    With --pairs: the share of queries whose passage is first, among the first 5 and 10, and the
+    mean of 1 / its rank.
     """
     choices = {"typed": typed, "first": first, "commands": commands}
     given = {name: value for name, value in choices.items() if value is not None}
@@ -97,9 +123,21 @@ def command(
     from calmgrad.suggestions import score
 
     model = load_finite(model_path or data_folder() / "user.cwgt")
-    dataset = load_kept(
-        dataset_path or data_folder() / "train.ctds", model.config.l_max, "evaluate"
-    )
+    paths = list(dataset_paths) or [str(data_folder() / "train.ctds")]
+    if pairs is not None:
+        if dataset_paths or before_path or worst or completion:
+            raise UsageError("--pairs goes without --dataset, --before, --worst and --completion")
+        emit(of_pairs(model, pairs, pool_mode, threads), as_json)
+        return
+    if len(paths) > 1 or before_path is not None:
+        if worst or completion:
+            raise UsageError(
+                "--worst and --completion: only with one data set and without --before"
+            )
+        before = load_finite(before_path) if before_path is not None else None
+        report(model, before, paths, threads, as_json)
+        return
+    dataset = load_kept(paths[0], model.config.l_max, "evaluate")
     if completion:
         with usage_errors():
             emit(asdict(score(model, dataset, **given)), as_json)
@@ -117,6 +155,94 @@ def command(
         print(f"\n{'sequence':>{width}}  {'loss':>8}  text")
         for row in rows:
             print(f"{row['index']:>{width},}  {row['loss']:>8.4f}  {row['text']}")
+
+
+def of_pairs(model: "Model", path: str, pool: str, threads: int | None) -> dict[str, Any]:
+    """Recall and mean reciprocal rank, each query against all passages of the file."""
+    from calmgrad import backend as backends
+    from calmgrad.retrieval import evaluate_pairs, load_pairs
+    from calmgrad.shards import Runner
+
+    runner = Runner(backends.load("cpu"), model.config, model.weights, threads)
+    loaded = load_pairs(path, model.config.l_max)
+    return asdict(evaluate_pairs(loaded, len(loaded), 0.07, pool, runner)[1])
+
+
+def report(
+    model: "Model", before: "Model | None", paths: list[str], threads: int | None, as_json: bool
+) -> None:
+    """A row for each data set; with an older model, what training has changed."""
+    from calmgrad.evaluation import compare, evaluate
+
+    l_max = min(m.config.l_max for m in (model, before) if m is not None)
+    datasets = [load_kept(path, l_max, "evaluate") for path in paths]
+    rows = []
+    for path, dataset in zip(paths, datasets, strict=True):
+        with usage_errors():
+            if before is None:
+                rows.append({"dataset": path, **asdict(evaluate(model, dataset, threads))})
+                continue
+            change = compare(before, model, dataset, threads)
+        difference = {"token_mean": change.loss, "bits_per_byte": change.bits_per_byte}
+        rows.append({"dataset": path, **asdict(change), "change": difference})
+    if as_json:
+        emit({"datasets": rows}, True)
+    elif before is None:
+        print_table(["loss", "bits/byte", "perplexity", "sequences"], [
+            (row["dataset"], row["token_mean"], row["bits_per_byte"], row["perplexity"],
+             row["sequences"]) for row in rows
+        ])  # fmt: skip
+    else:
+        print_changes(rows)
+
+
+def print_changes(rows: list[dict[str, Any]]) -> None:
+    """The table of losses and bits before and after, and a verdict in words for each row."""
+    names = ["loss before", "after", "change", "bits/byte before", "after", "change"]
+    table = []
+    for row in rows:
+        numbers = [
+            (row["before"][key], row["after"][key], row["change"][key])
+            for key in ("token_mean", "bits_per_byte")
+        ]
+        table.append((row["dataset"], *numbers[0], *numbers[1]))
+    print_table(names, table, signed=(2, 5))
+    print()
+    for row in rows:
+        print(f"{one_line(row['dataset'])}: {verdict(row['before'], row['change'])}")
+
+
+def verdict(before: dict[str, Any], change: dict[str, Any]) -> str:
+    """What happened to a data set, in words."""
+    rise = change["token_mean"]
+    share = rise / before["token_mean"] if before["token_mean"] else math.inf
+    if not math.isfinite(rise):
+        return "cannot be told: a loss is not finite"
+    if abs(share) < 0.005 or rise == 0:
+        return "kept: the loss is the same within 0.5 %"
+    what = "forgotten: the loss rose" if rise > 0 else "learned: the loss fell"
+    percent = f" ({abs(share):.0%})" if math.isfinite(share) else ""
+    return f"{what} by {abs(rise):.4f} nats a token{percent}"
+
+
+def print_table(
+    names: list[str], rows: list[tuple[Any, ...]], signed: tuple[int, ...] = ()
+) -> None:
+    """Data sets with numbers; those in the columns `signed` with their sign."""
+
+    def shown(column: int, value: Any) -> str:
+        if value is None:
+            return "-"
+        if isinstance(value, int):
+            return f"{value:,}"
+        return f"{value:+.4f}" if column in signed else f"{value:.4f}"
+
+    lines = [["data set", *names]]
+    lines += [[one_line(row[0]), *(shown(i, v) for i, v in enumerate(row[1:]))] for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        numbers = (f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
+        print("  ".join([f"{line[0]:<{widths[0]}}", *numbers]))
 
 
 def worst_rows(dataset: "Dataset", losses: dict[int, float], count: int) -> list[dict[str, Any]]:

@@ -23,19 +23,22 @@ COMMANDS = {
     "search": "The passages nearest in meaning to a query, from an index of texts.",
     "evaluate": "Loss, perplexity and bits per byte of a model on a data set.",
     "generate": "Complete a text with a model.",
+    "fisher": "Which weights matter for a data set: what EWC needs, stored in the model.",
     "dataset": "Make, look at and change CTDS data sets.",
     "info": "What is inside a CWGT or CTDS file.",
     "demo": "Train a small model for a minute on generated shell sessions.",
     "plot": "Loss curves of runs, in the terminal, as SVG or as PNG.",
     "benchmark": "How fast this machine runs and trains models.",
     "warmup": "Compile all kernels now, so that no later command has to.",
+    "verify-resume": "Whether an interrupted run ends with the same bytes, on this machine.",
     "doctor": "What is installed, what is missing, and what would fix it.",
     "completion": "The script for completion in bash, zsh or fish.",
 }
 
 
 def _load(name: str) -> click.Command:
-    command: click.Command = import_module(f"calmgrad.cli.{name}").command
+    module = f"calmgrad.cli.{name.replace('-', '_')}"
+    command: click.Command = import_module(module).command
     return command
 
 

@@ -16,7 +16,7 @@ from calmgrad.cli.common import say
 from calmgrad.config import PRESETS, RULES
 
 if TYPE_CHECKING:
-    from calmgrad.training import Result
+    from calmgrad.events import Result
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -47,6 +47,13 @@ _GROUPS: dict[str, list[tuple[str, Any, str]]] = {
         ("-o --output", PATH, "Where the weights go besides the run directory.  [default:"
          " the model's own path; none for a new model]"),
         ("--save-dir", PATH, "Run directory.  [default: runs/SIZE-N]"),
+        ("--export", click.Choice(["best", "last"]), "Which weights a run ends with, if there is"
+         " validation data.  [default: best]"),
+    ],
+    "checkpoints": [
+        ("--resume", PATH, "Go on with a run: its directory, one of its checkpoints, or auto (also"
+         " without a value): the newest with these settings; without any, a new run."),
+        ("--checkpoint-every", int, "Steps; besides the checkpoint every minute."),
     ],
     "training": [
         ("-e --epochs", int, "[default: 10 for a new model, 3]"),
@@ -106,13 +113,19 @@ def _key(flags: str) -> str:
 def _setting_options(command: _Command) -> _Command:
     for rows in reversed(_GROUPS.values()):
         for flags, kind, text in reversed(rows):
-            command = click.option(*flags.split(), _key(flags), type=kind, help=text)(command)
+            bare: dict[str, Any] = {}  # the value of a flag without one
+            if _key(flags) == "resume":
+                bare = {"is_flag": False, "flag_value": "auto"}
+            option = click.option(*flags.split(), _key(flags), type=kind, help=text, **bare)
+            command = option(command)
     return command
 
 
 @click.command("train", cls=GroupedCommand)
 @_setting_options
 @click.option("--shuffle/--no-shuffle", default=None, help="[default: shuffle]")
+@click.option("--debug-nan", is_flag=True, default=None, help="When loss or gradient are not"
+              " finite, name the op, sequence and token where it began.")  # fmt: skip
 @click.option("--force", is_flag=True, default=None, help="Use a run directory that exists.")
 @click.option(
     "--config",
@@ -149,7 +162,7 @@ def command(config_path: str | None, as_json: bool, **flags: Any) -> None:
             on_eval=_both(shown.evaluated, _json_event("evaluation", as_json)),
             should_stop=lambda: stop.caught is not None,
         )
-    summary = summarise(result)
+    summary = result.summary()
     if as_json:
         print(json.dumps({"event": "end", **summary}))
     _say_end(result, summary)
@@ -175,22 +188,6 @@ def _both(first: Callable[[Any], object], second: Callable[[Any], object]) -> Ca
     return call
 
 
-def summarise(result: "Result") -> dict[str, Any]:
-    """What a run came to, for people and programs."""
-    return {
-        "run_directory": str(result.run_directory),
-        "weights": [str(path) for path in result.weights],
-        "steps": result.steps,
-        "first_loss": result.first_loss,
-        "last_loss": result.last_loss,
-        "val_loss_before": result.before and result.before.loss,
-        "val_loss": result.best and result.best.loss,
-        "best_step": result.best and result.best.step,
-        "stopped": result.stopped,
-        "seconds": round(result.seconds, 3),
-    }
-
-
 def _say_end(result: "Result", summary: dict[str, Any]) -> None:
     from calmgrad.starting import duration
 
@@ -203,9 +200,15 @@ def _say_end(result: "Result", summary: dict[str, Any]) -> None:
     if result.stopped == "patience":
         say("         ended early: no new best validation for as long as patience allows")
     if result.stopped == "signal":
-        say(f"stopped  the weights so far are in {result.weights[0]}")
+        say_stopped(result)
     say(f"look     calmgrad plot {quote(str(result.run_directory))}")
     say(f"next     calmgrad evaluate -m {quote(str(result.weights[0]))} -d DATA.ctds")
+
+
+def say_stopped(result: "Result") -> None:
+    """What a signal has left, and how to go on."""
+    say(f"stopped  the weights so far are in {result.weights[0]}")
+    say(f"resume   calmgrad train --resume {quote(str(result.run_directory))}")
 
 
 class StopSignal:

@@ -20,9 +20,10 @@ import calmgrad
 from calmgrad import settings
 from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
+from calmgrad.search import Index
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGES.md"]
 COMMAND_PAGE = ROOT / "docs" / "commands.md"
 TRAIN_PAGES = [ROOT / "docs" / "training.md", ROOT / "docs" / "configuration.md"]
@@ -33,11 +34,13 @@ NOT_RUN = {
     "git clone URL": "stands for the place the project is published at",
     "cd ": "goes with git clone",
     "python -m benchmarks": "needs calm-mamba, or takes long: tests/test_benchmarks.py",
+    "calmgrad verify-resume": "runs seven processes: tests/cli/test_verify_resume.py does",
     "calmgrad tr<TAB>": "keys to press: tests/cli/test_completion.py presses them",
 }
 # What makes a command short; click takes the last value of an option.
 SHORT = {
     "train": ["--max-steps", "2"],
+    "contrastive": ["--max-steps", "2"],
     "demo": ["--steps", "1"],
     "benchmark": ["-s", "nano", "--seconds", "0.01"],
 }
@@ -165,6 +168,21 @@ def some_sequences() -> tuple[list[list[int]], list[int]]:
     return [[*start, *line.encode(), calmgrad.EOS] for line in lines], [1] * len(lines)
 
 
+def write_texts(folder: Path, model: calmgrad.Model) -> None:
+    """Lines, pairs of texts, and what embedding them needs and gives."""
+    words = [f"word{number}" for number in range(12)]
+    (folder / "notes.txt").write_text("the key is under the mat\n\nmilk, bread\n")
+    pairs = "\n".join(f"<QUERY>what is {w}\n<ATN>\n<REF>{w} is the name of a word\n" for w in words)
+    for name in ("pairs.txt", "test_pairs.txt", "netref.train.txt", "netref.val.txt"):
+        (folder / name).write_text(pairs)
+    model.save(folder / "embed.cwgt")
+    for name in ("notes.index", "docs.index", "netref.index"):
+        Index.build(model, ["a text"], model_path="embed.cwgt").save(folder / name)
+    (folder / "docs").mkdir()
+    for name in ("training.md", "engine.md"):
+        shutil.copy(ROOT / "docs" / name, folder / "docs")
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every file that a documented command reads, small."""
@@ -174,21 +192,32 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     user.mkdir(parents=True)
     (folder / "history.txt").write_text(HISTORY, encoding="utf-8")
     made = ("shell.ctds", "words.ctds")
-    for path in ("train.ctds", "train_val.ctds", "test.ctds", "more.ctds", "new.ctds", *made):
+    for path in (
+        "train.ctds",
+        "train_val.ctds",
+        "test.ctds",
+        "more.ctds",
+        "new.ctds",
+        "netref.ctds",
+        "netref_val.ctds",
+        *made,
+    ):
         calmgrad.write_dataset(folder / path, sequences, positions)
     for path, part in (("part.ctds", slice(0, 12)), ("part_val.ctds", slice(12, 24))):
         calmgrad.write_dataset(folder / path, sequences[part], positions[part])
     shutil.copy(folder / "train.ctds", user)
     model = calmgrad.new_model(d_model=16, n_layers=1)
     model.save(folder / "model.cwgt")
+    write_texts(folder, model)
     with calmgrad.Trainer(model) as trainer:
         trainer.compute_fisher(sequences, positions)
         trainer.save(folder / "base.cwgt")
+    shutil.copy(folder / "base.cwgt", folder / "tuned.cwgt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         sizes: dict[str, Any] = dict(model="new", d_model=16, n_layers=1)
         calmgrad.train(dataset="train.ctds", max_steps=2, save_dir="runs/nano-1", **sizes)
-    for name in ("mini", "demo-1"):
+    for name in ("mini", "demo-1", "lm", "netref"):
         shutil.copytree(folder / "runs" / "nano-1", folder / "runs" / name)
     shutil.copy(folder / "test.ctds", folder / "runs" / "demo-1" / "validation.ctds")
     for block in BLOCKS:

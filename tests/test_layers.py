@@ -22,7 +22,7 @@ LAYERS = [
     "tape",
     "ops",
     "network",
-    "shards",
+    "shards nan_search",
     "formats domains template prompt",
     "decoder sampling generation",
     "model",
@@ -31,7 +31,8 @@ LAYERS = [
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
     " plots continual memory rundir starting training conversion dataset_statistics dataset_editing"
-    " redaction retrieval contrastive texts search suggestions ceilings op_profile",
+    " redaction retrieval contrastive texts search suggestions ceilings op_profile events run"
+    " run_state resume saving telling",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

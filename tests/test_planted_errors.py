@@ -2,12 +2,18 @@
 
 A check that cannot fail proves nothing. Mistakes in the Numba kernels are looked for as
 test_backends_agree does; all others as test_gradients does.
+
+The suite plants twenty; all of them, which takes some minutes:
+
+    CALMGRAD_TEST_PROFILE=thorough python -m pytest -n 0 tests/test_planted_errors.py
 """
 
 import ast
 import functools
 import inspect
+import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +30,7 @@ from calmgrad.kernels.cpu import compile as kernel_compiler
 from calmgrad.ops.basic import add, mul
 from calmgrad.ops.linear import linear
 from calmgrad.tape import Tensor
+from tests.faults.mistakes import MORE
 from tests.ops.cases import Sizes, cases
 from tests.ops.helpers import assert_same_pass, run
 
@@ -238,6 +245,34 @@ MISTAKES = [
     ),
 ]
 
+MAKERS: dict[str, Callable[..., Mistake]] = {
+    "reference": reference,
+    "op": op,
+    "basic": basic,
+    "tape": tape,
+}
+MISTAKES += [MAKERS[kind](*rest) for kind, *rest in MORE]
+
+# One mistake of each op, and some compiled ones.
+QUICK_OPS = (
+    "causal_conv1d selective_scan layer_norm gelu embedding cross_entropy pool l2_normalize infonce"
+    " linear"
+).split()
+QUICK_BASIC = "add div getitem matmul maximum softplus".split()
+
+
+def quick() -> list[Mistake]:
+    """Twenty, spread over the ops and the tape."""
+    names = [f"{name}.{name}" for name in QUICK_OPS] + [f"basic.{name}" for name in QUICK_BASIC]
+    plain = [m for m in MISTAKES if not m.file.startswith(CPU)]
+    chosen = [next(m for m in plain if m.op == name) for name in [*names, "tape"]]
+    for name in ("pool", "embedding", "gelu"):  # which compile quickly
+        chosen.append(next(m for m in MISTAKES if m.file == f"{CPU}{name}.py"))
+    return chosen
+
+
+CHOSEN = MISTAKES if os.environ.get("CALMGRAD_TEST_PROFILE") == "thorough" else quick()
+
 
 def network(x: Tensor, w: Tensor) -> Tensor:
     """A residual stream, and a split tensor used in part, twice, and as a whole."""
@@ -328,7 +363,7 @@ def replace_code(module: ModuleType, names: dict[str, Any], patch: pytest.Monkey
                 patch.setattr(function, "__code__", new[name].__code__)
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=str)
+@pytest.mark.parametrize("mistake", CHOSEN, ids=str)
 def test_the_mistake_is_found(mistake: Mistake, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(mistake, monkeypatch)
     with (
@@ -363,10 +398,13 @@ def test_without_a_mistake_nothing_is_found(
 
 
 def test_the_mistakes_are_all_different_and_change_the_code() -> None:
-    assert len({(m.file, m.old, m.new) for m in MISTAKES}) == len(MISTAKES) >= 24
+    assert len({(m.file, m.old, m.new) for m in MISTAKES}) == len(MISTAKES) >= 100
+    assert len(quick()) == 20
     for mistake in MISTAKES:
         source = (ROOT / mistake.file).read_text(encoding="utf-8")
-        before, after = (
-            ast.dump(ast.parse(text)) for text in (source, source.replace(mistake.old, mistake.new))
-        )
-        assert before != after, mistake
+        assert parsed(source.replace(mistake.old, mistake.new)) != parsed(source), mistake
+
+
+@functools.cache
+def parsed(source: str) -> str:
+    return ast.dump(ast.parse(source))

@@ -12,11 +12,11 @@ import calmgrad
 from calmgrad import memory
 from calmgrad.config import ModelConfig
 from calmgrad.errors import DivergedError, UsageError
+from calmgrad.events import EpochEnd, Evaluated, Prepared, Result
 from calmgrad.loop import Report
 from calmgrad.settings import read_config
 from calmgrad.shards import Worker, loss_head, pack_targets
 from calmgrad.starting import duration
-from calmgrad.training import EpochEnd, Evaluated, Prepared, Result
 
 KEYS: dict[str, Any] = {
     "model": "new",
@@ -62,7 +62,8 @@ def test_callbacks_and_files() -> None:
     assert kinds.count(Evaluated) == 3  # before, and after each epoch
     assert seen[-1] == result.run_directory / "model.cwgt" == result.weights[0]
     files = {p.name for p in result.run_directory.iterdir()}
-    assert files == {"config.toml", "metrics.jsonl", "train.log", "loss.svg", "model.cwgt"}
+    logs = {"config.toml", "metrics.jsonl", "train.log", "loss.svg", "result.json"}
+    assert files == {*logs, "checkpoints", "model.cwgt"}
 
     steps = [line for line in lines(result) if "loss" in line]
     reports = [event for event in seen if isinstance(event, Report)]
@@ -165,12 +166,23 @@ def test_a_stopped_run_keeps_its_last_weights() -> None:
 def test_the_best_weights_so_far_are_on_disk() -> None:
     steps: list[int] = []
     saved: list[tuple[int, Path]] = []
+    seen: dict[int, bytes] = {}
+
+    def look(path: Path) -> None:
+        saved.append((len(steps), path))
+        if (weights := path.parents[1] / "model.cwgt").exists():
+            seen[len(steps)] = weights.read_bytes()
+
     calmgrad.train(
-        KEYS, val_dataset="val.ctds", eval_every=4, on_step=lambda r: steps.append(r.step),
-        on_checkpoint=lambda path: saved.append((len(steps), path)),
+        KEYS, val_dataset="val.ctds", eval_every=4, checkpoint_every=5, on_checkpoint=look,
+        on_step=lambda r: steps.append(r.step),
     )  # fmt: skip
-    assert saved[0][0] == 4
-    assert len({path for _, path in saved}) == 1
+    assert [step for step, _ in saved] == [5, 10, 15, 16, 16]
+    early = calmgrad.train(
+        KEYS, max_steps=16, save_dir="early", on_step=lambda r: steps.append(r.step),
+        should_stop=lambda: steps[-1] == 4,
+    )  # fmt: skip
+    assert seen[10] == early.weights[0].read_bytes()  # those of step 4, written with step 5's
 
 
 def test_the_log_tells_all_and_only_of_its_run() -> None:

@@ -24,8 +24,10 @@ from calmgrad.errors import DiskError, FileError, OutOfMemoryError
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Chunk = bytes | bytearray | memoryview
 
+UNFINISHED = ".calmgrad-"  # begins the name of what is being written
+
 # Failures of the disk rather than of the name: worth telling how much room there is.
-_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def display(path: AnyPath) -> str:
@@ -160,7 +162,7 @@ def check_writable(path: AnyPath) -> None:
     except ValueError as error:  # a zero byte in the name
         raise DiskError(f"{name}: is not a file name: {error}") from error
     except OSError as error:
-        raise DiskError(f"{name}: {_write_reason(error, target, 0)}") from error
+        raise DiskError(f"{name}: {write_reason(error, target, 0)}") from error
 
 
 def write_atomic(path: AnyPath, chunks: Iterable[Chunk], size: int | None = None) -> None:
@@ -188,7 +190,7 @@ def write_atomic(path: AnyPath, chunks: Iterable[Chunk], size: int | None = None
     except ValueError as error:  # a zero byte in the name
         raise DiskError(f"{name}: is not a file name: {error}") from error
     except OSError as error:
-        raise DiskError(f"{name}: {_write_reason(error, target, size)}") from error
+        raise DiskError(f"{name}: {write_reason(error, target, size)}") from error
 
 
 def _writable_mode(name: str, target: str) -> int | None:
@@ -206,18 +208,9 @@ def _writable_mode(name: str, target: str) -> int | None:
 
 def _replace(target: str, pieces: Iterable[memoryview], mode: int | None) -> None:
     folder = os.path.dirname(target)
-    aside = os.path.join(folder, f".calmgrad-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    file = os.open(aside, flags, 0o666 if mode is None else mode & 0o777)
+    aside = aside_name(folder)
     try:
-        try:
-            for piece in pieces:
-                _write_all(file, piece)
-            if mode is not None and mode != stat.S_IMODE(os.fstat(file).st_mode):
-                os.chmod(aside, mode)  # the bits the umask took
-            os.fsync(file)
-        finally:
-            os.close(file)
+        write_new(aside, pieces, mode)
         os.replace(aside, target)
         sync_folder(folder)
     except BaseException:
@@ -226,7 +219,31 @@ def _replace(target: str, pieces: Iterable[memoryview], mode: int | None) -> Non
         raise
 
 
-def _write_all(file: int, piece: memoryview) -> None:
+def aside_name(folder: str) -> str:
+    """A name for what is not whole yet."""
+    return os.path.join(folder, f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def write_new(path: str, pieces: Iterable[memoryview], mode: int | None) -> None:
+    """Make a file that is on the disk when this returns; its name is not yet."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    file = os.open(path, flags, 0o666 if mode is None else mode & 0o777)
+    try:
+        for piece in pieces:
+            write_all(file, piece)
+        if mode is not None and mode != stat.S_IMODE(os.fstat(file).st_mode):
+            os.chmod(path, mode)  # the bits the umask took
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def write_all(file: int, piece: memoryview) -> None:
+    """Write every byte to an open file, however few the system takes at a time.
+
+    Raises:
+        OSError: the disk failed.
+    """
     while piece:
         piece = piece[os.write(file, piece) :]
 
@@ -250,9 +267,10 @@ def sync_folder(folder: str) -> None:
         os.close(file)
 
 
-def _write_reason(error: OSError, target: str, needed: int) -> str:
+def write_reason(error: OSError, target: str, needed: int) -> str:
+    """Why `needed` bytes could not be written, and how much room there is."""
     folder = os.path.dirname(target) or "."
-    if error.errno in _DISK_ERRNOS:
+    if error.errno in DISK_ERRNOS:
         free = "unknown"
         with suppress(OSError):
             free = str(shutil.disk_usage(folder).free)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,14 +87,14 @@ def test_divergence_writes_nothing(run: Run, dataset: Path, tmp_path: Path) -> N
     calmgrad.new_model(d_model=16, n_layers=1, domain="shell").save(model)
     before = model.read_bytes()
     done = run("train", "-m", model, "-d", dataset, "--lr", "1e30", "--save-dir", "r", code=4)
-    assert "error: loss" in done.stderr
+    assert "error: step " in done.stderr
     assert "Warning" not in done.stderr
     assert model.read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"m.cwgt", "train.ctds", "r"}
     logs = {"config.toml", "metrics.jsonl", "train.log"}  # they tell what happened
     assert {p.name for p in (tmp_path / "r").iterdir()} == logs
     assert "error" not in (tmp_path / "r" / "metrics.jsonl").read_text()
-    assert "ended    loss" in (tmp_path / "r" / "train.log").read_text()
+    assert "ended    step " in (tmp_path / "r" / "train.log").read_text()
 
 
 def test_fine_tuning_replaces_the_model_and_keeps_the_old_one(
@@ -156,7 +157,8 @@ def test_run_directories_are_not_shared(run: Run, dataset: Path, tmp_path: Path)
     assert {p.name for p in (tmp_path / "runs").iterdir()} == {"custom-1", "custom-2"}
     before = (tmp_path / "runs" / "custom-1" / "model.cwgt").read_bytes()
     done = run(*arguments, "--seed", 5, "--save-dir", "runs/custom-1", code=2)
-    assert "runs/custom-1: the run directory is not empty; --force" in done.stderr
+    wish = "--resume goes on with the run in it, --force begins a new one"
+    assert f"runs/custom-1: the run directory is not empty; {wish}" in done.stderr
     assert (tmp_path / "runs" / "custom-1" / "model.cwgt").read_bytes() == before
     run(*arguments, "--seed", 5, "--save-dir", "runs/custom-1", "--force")
     assert (tmp_path / "runs" / "custom-1" / "model.cwgt").read_bytes() != before
@@ -181,6 +183,18 @@ def test_a_signal_saves_and_leaves(
     assert process.returncode == code
     assert "the weights so far are in runs/custom-1/model.cwgt" in talk
     calmgrad.load_model(tmp_path / "runs" / "custom-1" / "model.cwgt")
+    [again] = [line for line in talk.splitlines() if line.startswith("resume ")]
+    command = shlex.split(again.removeprefix("resume").strip())
+    assert command == ["calmgrad", "train", "--resume", "runs/custom-1"]
+    [made] = (tmp_path / "runs" / "custom-1" / "checkpoints").iterdir()
+    steps = int(made.name.removeprefix("step-"))
+    done = subprocess.run(
+        [sys.executable, "-m", "calmgrad.cli", *command[1:], "--max-steps", str(steps + 3)],
+        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"resumed  runs/custom-1/checkpoints/{made.name}: {steps} updates made" in done.stderr
+    assert f"trained  {steps + 3:,} steps" in done.stderr
 
 
 def test_an_own_run_directory_loses_nothing(run: Run, dataset: Path, tmp_path: Path) -> None:

@@ -1,0 +1,394 @@
+"""One run: a model, data and a trainer, from the first step or from a checkpoint to the end."""
+
+import logging
+import os
+import time
+from contextlib import suppress
+from dataclasses import asdict, replace
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from calmgrad import memory, settings
+from calmgrad.continual import OnlineEWC
+from calmgrad.errors import CalmgradError, DiskError, DivergedError, UsageError, usage_errors
+from calmgrad.evaluation import evaluate
+from calmgrad.events import Calls, EpochEnd, Evaluated, Prepared, Result
+from calmgrad.formats import cwgt
+from calmgrad.formats.checkpoint import Checkpoint
+from calmgrad.loop import Course, Report, fit
+from calmgrad.model import Model
+from calmgrad.resume import Found, may_begin_in
+from calmgrad.run_state import Fingerprint, Progress, RunState, Validation, made_with
+from calmgrad.rundir import RunDirectory
+from calmgrad.saving import Saver
+from calmgrad.settings import TrainConfig
+from calmgrad.starting import (
+    check_output,
+    describe,
+    keep_old,
+    kernels_are_compiled,
+    load_kept,
+    plan_of,
+    reporters_of,
+    size_name,
+    start_model,
+    trainer_of,
+)
+from calmgrad.telling import Lines, forecast, say_plan
+from calmgrad.tokenizer import BOS, EOS
+
+log = logging.getLogger("calmgrad.run")  # facts, in plain words
+progress = logging.getLogger("calmgrad.progress")  # a line every so many steps
+
+
+class Run:
+    """One run.
+
+    Args:
+        given: what the user has set.
+        calls: to be told what happens.
+        early: holds what was logged so far.
+        found: the run to go on with; None: a new one.
+    """
+
+    def __init__(
+        self, given: TrainConfig, calls: Calls, early: MemoryHandler, found: Found | None
+    ) -> None:
+        self.calls = calls
+        self.early = early
+        self.found = found
+        with usage_errors():
+            if found is None:
+                self.model, self.source = start_model(given)
+                self.config = c = settings.resolve(given, new_model=self.source is None)
+            else:
+                found.say()
+                self.config = c = found.config(given)
+                self.model, self.source = Model(found.checkpoint.model), found.source
+            self.plan = plan_of(c)
+        self.output = c.output or self.source
+        assert c.dataset is not None
+        if self.output is not None:
+            check_output(Path(self.output), c.dataset, c.val_dataset)
+        self.dataset = load_kept(c.dataset, self.model.config.l_max, "train on")
+        self.validation = None
+        if c.val_dataset:
+            self.validation = load_kept(c.val_dataset, self.model.config.l_max, "validate on")
+        self.course = Course(self.plan, self.dataset.lengths)
+        with usage_errors():
+            # Online EWC sets the strength itself.
+            self.trainer = trainer_of(self.model, msgspec.structs.replace(c, ewc_lambda=0.0)
+                                      if c.continual else c)  # fmt: skip
+        self.online = OnlineEWC(self.trainer, c.continual, self.plan.seed) if c.continual else None
+        self.done = 0  # updates
+        self.epoch_steps, self.epoch_loss = 0, 0.0  # of the epoch so far
+        self.before: Evaluated | None = None
+        self.best: Evaluated | None = None
+        self.best_weights: Any = None
+        self.misses = 0  # evaluations since the best one
+        if found is not None:
+            self._restore(found)
+        self.fingerprints: dict[str, Fingerprint] = {}
+        self.saved_best: Evaluated | None = self.best  # what the weights on the disk are
+        self.lines = Lines(c.log_every)
+        self.reporters: list[Any] = []
+        self.stopped: str | None = None
+        self.began = self.epoch_began = time.perf_counter()
+
+    def train(self) -> Result:
+        """Train, save, and say what came of it."""
+        directory = self._new_directory() if self.found is None else self.found.directory
+        self.directory = directory
+        self.saver = Saver(directory.checkpoints, self.config.checkpoint_every)
+        self._stop_for_patience()
+        try:
+            if self._is_over() and directory.finished:
+                return self._finished_before()
+            self._open()
+            self._load_kernels()
+            self._say_plan()
+            if self.done == 0:
+                self._evaluate(0, 0)
+            self.epoch_began = time.perf_counter()
+            if not self._is_over():
+                renew = None if self.online is None else self.online.after_update
+                fit(self.trainer, self.dataset, self.course,
+                    self._after_step, self._stop, renew, self.done,
+                    debug_nan=bool(self.config.debug_nan))  # fmt: skip
+            return self._finish()
+        except CalmgradError as error:
+            directory.note(f"ended    {error}")
+            if isinstance(error, DiskError) and self.saver.newest is not None:
+                again = f"calmgrad train --resume {quote(str(directory.path))}"
+                raise DiskError(f"{error}; with more room, go on: {again}") from error
+            raise
+        finally:
+            for reporter in self.reporters:
+                reporter.close()
+            directory.close()
+            self.trainer.close()
+            if self.done == 0:
+                directory.discard()
+
+    # --- beginning ----------------------------------------------------------------------------
+
+    def _new_directory(self) -> RunDirectory:
+        c = self.config
+        force = bool(c.force)
+        if c.resume == "auto" and c.save_dir is not None:
+            force = force or may_begin_in(Path(c.save_dir))
+        return RunDirectory(c.save_dir, size_name(self.model.config), force)
+
+    def _open(self) -> None:
+        """Open the run's files, the checkpoints after ours and leftovers out of the way."""
+        self.saver.clean()
+        goes_on_at = None
+        if self.found is not None:
+            self.found.abandon_later()
+            self.saver.newest = self.found.path
+            goes_on_at = self.found.state.progress.metrics_bytes
+        text = settings.to_toml(self._kept_settings())
+        self.directory.open(text, self.early.buffer, goes_on_at)
+        self.early.setLevel(logging.CRITICAL)
+        self.reporters = reporters_of(self.config, self.directory.path)
+
+    def _kept_settings(self) -> TrainConfig:
+        """Where and how the run was started is no setting of it: the file may serve another."""
+        how = dict.fromkeys(("save_dir", "force", "resume", "debug_nan"))
+        return msgspec.structs.replace(self.config, **how)
+
+    def _load_kernels(self) -> None:
+        """Load every kernel, or compile it; so the memory in use can be told, and the speed."""
+        if not kernels_are_compiled():
+            log.info("kernels  compiling for this CPU, once (about 10 s)")
+        with suppress(DivergedError):  # the first step will tell
+            self.trainer.accumulate([BOS, *b"calmgrad", EOS])
+        self.trainer.zero_grad()
+
+    def _say_plan(self) -> None:
+        c, trainer = self.config, self.trainer
+        say_plan(c, self.plan, self.course, trainer, self.online)
+        if self.validation is None and (c.eval_every or c.patience):
+            log.info("note     eval_every and patience have no effect without a val_dataset")
+        needed = memory.resident() + forecast(self.dataset, self.course, trainer, c.optimizer)
+        threads = f"{trainer.threads} thread{'s' * (trainer.threads > 1)}"
+        log.info("memory   about %.0f MB, %s", needed / 1e6, threads)
+        log.info("folder   %s", self.directory.path)
+        if self.calls.start is not None:
+            described = describe(self.model.config)
+            self.calls.start(Prepared(self.directory.path, described, self.course.steps, needed))
+
+    # --- steps --------------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        return self.done == self.course.steps or self.stopped == "patience"
+
+    def _stop(self) -> bool:
+        if self.stopped is None and self.calls.stop is not None and self.calls.stop():
+            self.stopped = "signal"
+        return self.stopped is not None
+
+    def _stop_for_patience(self) -> None:
+        if self.config.patience and self.misses >= self.config.patience:
+            self.stopped = self.stopped or "patience"
+
+    def _after_step(self, report: Report) -> None:
+        self.done = report.step
+        self.epoch_steps += 1
+        self.epoch_loss += report.loss
+        values = asdict(report)
+        self._record({k: values[k] for k in values if k not in ("steps", "seconds")})
+        self.lines.add(report)
+        if self.calls.step is not None:
+            self.calls.step(report)
+        ends_epoch = self.course.ends_epoch(report.step - 1)
+        every = self.config.eval_every
+        due = report.step % every == 0 if every else ends_epoch
+        if due or report.step == self.course.steps:
+            self._evaluate(report.step, report.epoch)
+        if ends_epoch:
+            self._end_epoch(report)
+        if report.step < self.course.steps and self.saver.due(report.step):
+            self._save_checkpoint()
+
+    def _end_epoch(self, report: Report) -> None:
+        now = time.perf_counter()
+        end = EpochEnd(report.epoch, self.epoch_loss / self.epoch_steps, now - self.epoch_began)
+        self.epoch_began = now
+        self.epoch_steps, self.epoch_loss = 0, 0.0
+        progress.info("epoch %d  mean loss %.4f  %.0f s", end.epoch, end.loss, end.seconds)
+        if self.calls.epoch is not None:
+            self.calls.epoch(end)
+
+    def _evaluate(self, step: int, epoch: int) -> None:
+        if self.validation is None:
+            return
+        result = evaluate(self.model, self.validation, runner=self.trainer.runner)
+        best = self.best is None or _rank(result.token_mean) < _rank(self.best.loss)
+        evaluated = Evaluated(step, epoch, result.token_mean, result.bits_per_byte, best)
+        self._record(
+            {"step": step, "epoch": epoch, "val_loss": evaluated.loss,
+             "val_bits_per_byte": evaluated.bits_per_byte}
+        )  # fmt: skip
+        progress.info("validation after step %d: loss %.4f%s", step, evaluated.loss,
+                      " (best so far)" if best and step else "")  # fmt: skip
+        if best:
+            self.best, self.best_weights, self.misses = evaluated, self.model.weights.copy(), 0
+            if step:
+                self.saver.wish()
+        else:
+            self.misses += 1
+            self._stop_for_patience()
+        self.before = self.before or evaluated
+        if self.calls.eval is not None:
+            self.calls.eval(evaluated)
+
+    def _record(self, values: dict[str, Any]) -> None:
+        self.directory.record(values)
+        for reporter in self.reporters:
+            for name, value in values.items():
+                if name not in ("step", "epoch") and value is not None:
+                    reporter.add_scalar(name, value, values["step"])
+
+    # --- the state of the run -----------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        """Write all that the run is after this step, and the best weights if they are new."""
+        path = self.saver.save(self.done, self._state, self.best.step if self.best else None)
+        if self.calls.checkpoint is not None:
+            self.calls.checkpoint(path)
+        if self.best is not None and self.best != self.saved_best and self.best.step > 0:
+            best = replace(self.model.data(), weights=self.best_weights)
+            if self.source is None or not _same(self.directory.weights, self.source):
+                cwgt.write(self.directory.weights, best)
+            self.saved_best = self.best
+
+    def _state(self) -> Checkpoint:
+        step = self.done
+        now = Progress(
+            step=step,
+            epoch=self.course.update(step - 1)[0] + 1 if step else 0,
+            steps_of_epoch=self.epoch_steps,
+            loss_of_epoch=self.epoch_loss,
+            metrics_bytes=self.directory.sync_metrics(),
+            misses=self.misses,
+            before=Validation.of(self.before),
+            best=Validation.of(self.best),
+        )
+        run = RunState(
+            progress=now,
+            settings=settings.to_dict(self._kept_settings()),
+            folder=os.getcwd(),
+            data=self._fingerprint("data"),
+            validation=None if self.validation is None else self._fingerprint("validation"),
+            random={"seed": self.plan.seed},
+            made_with=made_with(),
+        )
+        held = {} if self.best_weights is None else {"best_weights": self.best_weights}
+        return self.trainer.checkpoint(held, msgspec.to_builtins(run))
+
+    def _fingerprint(self, which: str) -> Fingerprint:
+        """That of "data" or "validation": the same all the time, so it is taken once."""
+        if which not in self.fingerprints:
+            dataset = self.dataset if which == "data" else self.validation
+            assert dataset is not None
+            self.fingerprints[which] = Fingerprint.of(dataset)
+        return self.fingerprints[which]
+
+    def _restore(self, found: Found) -> None:
+        """Be where the checkpoint was written; `_state` in reverse."""
+        c, then = self.config, found.state.progress
+        assert c.dataset is not None
+        found.check_data(self.dataset, c.dataset, "data")
+        if self.validation is not None:
+            assert c.val_dataset is not None
+            found.check_data(self.validation, c.val_dataset, "validation")
+        if then.step > self.course.steps:
+            raise UsageError(
+                f"the run in {found.directory.path} has made {then.step} steps already:"
+                f" it cannot end after {self.course.steps}"
+            )
+        self.trainer.restore(found.checkpoint)
+        self.done, self.misses = then.step, then.misses
+        self.epoch_steps, self.epoch_loss = then.steps_of_epoch, then.loss_of_epoch
+        self.before = then.before.evaluated() if then.before else None
+        self.best = then.best.evaluated() if then.best else None
+        self.best_weights = found.checkpoint.buffers.get("best_weights")
+        if self.online is not None:
+            self.online.recall(self.course, self.dataset, self.done)
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def _finish(self) -> Result:
+        """Write the last checkpoint, then the weights, then what it came to."""
+        if not self.saver.has(self.done):
+            self._save_checkpoint()
+        if self.best_weights is not None and self.stopped != "signal":
+            if self.config.export != "last":
+                self.model.weights[...] = self.best_weights
+        weights = self._export()
+        seconds = time.perf_counter() - self.began
+        self.directory.note(f"memory   {memory.resident() / 1e6:.0f} MB in use at the end")
+        self.directory.note(
+            f"saved    {self.saver.count} checkpoints in {self.saver.seconds:.1f} s,"
+            f" {self.saver.seconds / seconds:.1%} of the time"
+        )
+        self.directory.draw(f"{size_name(self.model.config)}: loss")
+        result = self._result(weights)
+        if self.stopped != "signal":
+            self.directory.finish(result.summary())
+        return result
+
+    def _finished_before(self) -> Result:
+        """Nothing is left to do, and nothing is written."""
+        log.info(
+            "done     the run in %s ended after step %d; more --epochs or --max-steps would"
+            " prolong it", self.directory.path, self.done,
+        )  # fmt: skip
+        if self.best_weights is not None and self.config.export != "last":
+            self.model.weights[...] = self.best_weights
+        return self._result([self.directory.weights])
+
+    def _result(self, weights: list[Path]) -> Result:
+        losses = self.directory.losses() or [np.nan]  # somebody may have removed the metrics
+        tenth = max(1, len(losses) // 10)
+        return Result(
+            model=self.model,
+            run_directory=self.directory.path,
+            weights=weights,
+            checkpoint=self.saver.newest,
+            steps=self.done,
+            first_loss=float(np.mean(losses[:tenth])),
+            last_loss=float(np.mean(losses[-tenth:])),
+            before=self.before,
+            best=self.best,
+            stopped=self.stopped,
+            seconds=time.perf_counter() - self.began,
+        )
+
+    def _export(self) -> list[Path]:
+        targets = [self.directory.weights]
+        if self.output is not None and self.stopped != "signal":
+            targets.append(Path(self.output))
+        for path in targets:
+            if self.source is not None and _same(path, self.source):
+                keep_old(path)
+            self.trainer.save(path)
+            log.info("saved    %s", path)
+            if self.calls.checkpoint is not None:
+                self.calls.checkpoint(path)
+        return targets
+
+
+def _rank(loss: float) -> float:
+    """Losses in order, NaN the worst."""
+    return float("inf") if np.isnan(loss) else loss
+
+
+def _same(one: Path, other: str) -> bool:
+    return one.resolve() == Path(other).resolve()

@@ -1,0 +1,93 @@
+"""What a run says: its plan before the first step, then a line every so many steps."""
+
+import logging
+
+import numpy as np
+
+from calmgrad import memory
+from calmgrad.continual import OnlineEWC
+from calmgrad.data import Dataset
+from calmgrad.loop import Course, Plan, Report
+from calmgrad.settings import TrainConfig
+from calmgrad.shards import cut
+from calmgrad.starting import duration
+from calmgrad.trainer import Trainer
+
+log = logging.getLogger("calmgrad.run")
+progress = logging.getLogger("calmgrad.progress")
+
+
+def say_plan(
+    c: TrainConfig, plan: Plan, course: Course, trainer: Trainer, online: OnlineEWC | None
+) -> None:
+    """Log how many steps there will be, of what, and under which rules."""
+    batch = f"batches of {plan.batch_size}"
+    if plan.batch_tokens:
+        batch = f"batches of up to {plan.batch_tokens:,} tokens"
+    if plan.accumulation > 1:
+        batch += f", {plan.accumulation} to an update"
+    rate = f"lr {plan.lr:g}"
+    if plan.warmup_steps:
+        rate += f", warm-up {plan.warmup_steps} and cosine to {plan.min_lr:g}"
+    steps = f"{course.steps:,} steps in {plan.epochs} epochs"
+    if course.steps < sum(course.epoch_steps):
+        share = course.steps / course.epoch_steps[0]
+        steps = f"{course.steps:,} steps, {share:.2g} epochs"
+    log.info("run      %s, %s, %s, %s, seed %d", steps, batch, c.optimizer, rate, plan.seed)
+    log.info("rules    %s: mean over the batch's %ss", trainer.rules.name, trainer.reduction)
+    if online is not None:
+        log.info(
+            "ewc      online: every %d steps from %d of the last %d batches, strength %g",
+            online.every, online.batches, online.buffer.maxlen, trainer.ewc_lambda,
+        )  # fmt: skip
+    elif c.ewc_lambda:
+        log.info("ewc      strength %g", c.ewc_lambda)
+    if plan.warmup_steps >= course.steps:
+        log.info("note     the warm-up is as long as the run: the rate never reaches lr")
+
+
+def forecast(dataset: Dataset, course: Course, trainer: Trainer, optimizer: str | None) -> int:
+    """Bytes that training will add, by the largest shard of the first updates."""
+    lengths = dataset.lengths - 1
+    tokens = sequences = 1
+    for step in range(min(course.steps, 20)):
+        rows = np.concatenate(course.update(step)[1])
+        for shard in cut([int(n) for n in lengths[rows]], trainer.shard_tokens):
+            tokens = max(tokens, int(lengths[rows][shard].sum()))
+            sequences = max(sequences, len(shard))
+    adam = optimizer == "adam"
+    return memory.forecast(trainer.model.config, tokens, sequences, trainer.threads, adam)
+
+
+class Lines:
+    """A line of progress every so many steps, with the means since the last.
+
+    Args:
+        every: steps; None: about 40 lines a run.
+    """
+
+    def __init__(self, every: int | None) -> None:
+        self._every = every
+        self._begin()
+
+    def _begin(self) -> None:
+        self._steps, self._tokens, self._loss, self._seconds = 0, 0, 0.0, 0.0  # since the last
+
+    def add(self, report: Report) -> None:
+        """One more step; the time left, once it can be told."""
+        self._steps += 1
+        self._tokens += report.tokens
+        self._loss += report.loss
+        self._seconds += report.seconds  # without validations
+        every = self._every or max(1, report.steps // 40)
+        if report.step % every and report.step != report.steps:
+            return
+        speed = self._tokens / self._seconds
+        left = (report.steps - report.step) * self._seconds / self._steps
+        progress.info(
+            "step %*d/%d  loss %.4f  lr %.2e  gradient %.2f  %s tokens/s  %s left",
+            len(str(report.steps)), report.step, report.steps,
+            self._loss / self._steps, report.lr, report.grad_norm,
+            f"{speed:,.0f}", duration(left),
+        )  # fmt: skip
+        self._begin()
