@@ -24,6 +24,7 @@ def run(options: Options) -> Iterator[dict[str, Any]]:
             "size": size,
             "threads": threads,
             "shard_tokens": shard_tokens,
+            "forecast": True,
             **batch_of(shape),
         }
         ours = options.calmgrad("train", settings, calls=1)

@@ -19,7 +19,7 @@ Call = Callable[[], object]
 def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
     """The call of `settings["task"]`, the versions it runs with, and the forecast of memory."""
     task = settings["task"]
-    told = forecast(settings) if task == "train" else {}
+    told = forecast(settings) if settings.get("forecast") else {}
     call = TASKS[task](settings)
     import numba
     import numpy as np
