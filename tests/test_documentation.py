@@ -45,7 +45,7 @@ SHORT = {
     "benchmark": ["-s", "nano", "--seconds", "0.01"],
 }
 # How the texts of data.md begin, and the files they are.
-TEXTS = {"<CWD>": "shell.txt", "<WORD>": "words.txt", "<QUERY>": "pairs.txt"}
+TEXTS = {"<CWD>": "shell.txt", "<WORD>": "words.txt", "<QUERY>": "pair.txt"}
 HISTORY = """\
 #1700000000
 cd ~/orbit
