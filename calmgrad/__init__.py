@@ -1,12 +1,16 @@
 """Train CALM models: byte-level Mamba language models, with a from-scratch autograd engine.
 
 Public names are loaded when they are first used (PEP 562), so `import calmgrad` costs nothing.
+All it does is to choose OpenBLAS's kernels, which must be done before NumPy is loaded.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from calmgrad.blas import choose_core_type
+
 __version__ = "0.1.0"
+choose_core_type()
 
 # Public name -> the module it lives in.
 _HOME = {
@@ -74,9 +78,6 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'calmgrad' has no attribute {name!r}")
-    from calmgrad import blas
-
-    blas.choose_core_type()
     value = getattr(import_module(f"calmgrad.{home}"), name)
     globals()[name] = value
     return value

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calmgrad.errors import FileError
+from calmgrad.formats.blocks import Block
 from calmgrad.formats.ctds import MAX_U16
 from calmgrad.formats.ctds_writer import Writer
+from calmgrad.formats.dictionary import NO_DEFINITION
 from calmgrad.formats.files import AnyPath, display
-from calmgrad.formats.text import DICTIONARY, NO_DEFINITION, Block, Finding, open_text, read_blocks
+from calmgrad.formats.lines import Finding, open_text
+from calmgrad.formats.text import DICTIONARY, read_blocks
 
 
 @dataclass
@@ -156,15 +160,17 @@ class _Output:
         if self.part.sequences:
             self.writer.finish(self._order() if self.grouped else None)
 
-    def _order(self) -> list[int]:
+    def _order(self) -> NDArray[np.uint32]:
         """Numbers of the sequences, the groups in order of first appearance."""
         groups = np.frombuffer(self.groups, np.uint64)
+        # A stable sort brings each group together with its first entry in front.
+        together = np.argsort(groups, kind="stable").astype(np.uint32)
+        begins = np.flatnonzero(np.diff(groups[together], prepend=~groups[together[:1]]))
+        first = np.repeat(together[begins], np.diff(begins, append=len(together)))
+        entries = together[np.argsort(first, kind="stable")]
         kept = np.frombuffer(self.kept, np.bool_)
-        _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-        order = np.argsort(first[group], kind="stable")
-        numbers = np.cumsum(kept) - 1  # of an entry among the sequences
-        chosen: list[int] = numbers[order[kept[order]]].tolist()
-        return chosen
+        numbers = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)  # of an entry's sequence
+        return numbers[entries[kept[entries]]]
 
     def __enter__(self) -> Self:
         self.writer.__enter__()

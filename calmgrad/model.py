@@ -1,7 +1,8 @@
 """A model: its weights with all that its file holds, and what can be asked of them."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -10,11 +11,15 @@ from numpy.typing import NDArray
 
 from calmgrad import backend as backends
 from calmgrad.config import ModelConfig, resolve
+from calmgrad.decoder import Decoder
 from calmgrad.domains import metadata_for
 from calmgrad.formats import cwgt
 from calmgrad.formats.pairs import tokens as text_tokens
+from calmgrad.generation import Completion, Fields, OnToken, Stops, generate, prompt_tokens
 from calmgrad.layout import initial_weights, views
 from calmgrad.packing import Packing
+from calmgrad.prompt import stop_patterns
+from calmgrad.sampling import resolve as resolve_sampling
 from calmgrad.shards import (
     Head,
     Runner,
@@ -92,6 +97,7 @@ class Model:
         self.fisher = data.fisher
         self.anchor = data.anchor
         self._runner: Runner | None = None
+        self._decoder: Decoder | None = None
 
     def logits(self, tokens: Tokens) -> NDArray[np.float32]:
         """(n, vocab) logits of one sequence; of more than l_max tokens, of the last l_max."""
@@ -160,6 +166,61 @@ class Model:
         arrays = (self._sequence(item, f"input {i}") for i, item in enumerate(inputs))
         return self._workers(threads).rows(arrays, embedding_head(pool, normalize))
 
+    def generate(
+        self,
+        prompt: str | Fields | Tokens,
+        *,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        max_tokens: int | None = None,
+        candidates: int | None = None,
+        stop: Sequence[str | bytes] | None = None,
+        seed: int | None = None,
+        on_token: OnToken | None = None,
+    ) -> list[Completion]:
+        """Completions of a prompt, one after the other (FORMATS §8).
+
+        Args:
+            prompt: text as one types it, `field:value` in it or not, or a mapping of fields: put
+                into the model's template. Or tokens, taken as they are.
+            temperature, …, candidates: as in `calmgrad.sampling.Sampling`; None: for text the
+                model's own sampler defaults, and where there are none calm-inference's.
+            stop: patterns that end a completion and are not part of it; None: for text the
+                model's own stop conditions.
+            seed: of the dice; the same seed gives the same completions. None: a new one.
+            on_token: called with each token as soon as it is certain.
+
+        Raises:
+            ValueError: the prompt leaves no room below l_max, or does not fit the template; or a
+                value is out of its range.
+        """
+        as_text = isinstance(prompt, str | Mapping)
+        given = dict(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+            max_tokens=max_tokens, candidates=candidates,
+        )  # fmt: skip
+        sampling = resolve_sampling(self.sampler if as_text else None, given)
+        config = self.config
+        if isinstance(prompt, str | Mapping):
+            prompt = prompt_tokens(self.metadata, prompt, config.l_max, sampling.max_tokens)
+        if stop is None:
+            stop = stop_patterns(self.metadata.stop_conditions) if as_text else []
+        patterns = [p.encode() if isinstance(p, str) else p for p in stop]
+        if self._decoder is None or self._decoder.weights is not self.weights:
+            self._decoder = Decoder(config, self.weights)
+        self._decoder.refresh()
+        with backends.one_blas_thread(), backends.silent_overflow():
+            return generate(
+                self._decoder,
+                checked_tokens(prompt, config, "prompt"),
+                sampling,
+                Stops(patterns, config.vocab),
+                secrets.randbits(32) if seed is None else seed,
+                on_token,
+            )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a CWGT file, whole or not at all, EWC data included (FORMATS §2)."""
         cwgt.write(path, self.data())
@@ -172,6 +233,7 @@ class Model:
 
     def close(self) -> None:
         """Free what forward passes use; the weights stay."""
+        self._decoder = None
         if self._runner is not None:
             self._runner.close()
             self._runner = None

@@ -143,8 +143,11 @@ def stop_patterns(spec: str) -> list[bytes]:
     r"""The byte patterns of stop conditions, which are separated by blanks.
 
     Metadata are lines, so a pattern of newlines is written as `\n\n`; `\t`, `\r` and `\\` are
-    understood too, any other backslash stands for itself.
+    understood too, any other backslash stands for itself. Nothing but newlines, as calm-mamba's
+    prose models have it, is one pattern.
     """
+    if spec and not spec.strip("\n"):
+        return [spec.encode()]
 
     def meant(match: re.Match[str]) -> str:
         return _ESCAPES[match[0]]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from calmgrad import settings
 from calmgrad.data import Dataset
-from calmgrad.errors import FileError, UsageError
+from calmgrad.errors import DiskError, FileError, UsageError
 from calmgrad.formats import checkpoint as checkpoints
 from calmgrad.formats.checkpoint import Checkpoint
-from calmgrad.formats.files import display
+from calmgrad.formats.files import display, sync_folder, write_reason
 from calmgrad.run_state import Fingerprint, RunState, made_with, run_state
 from calmgrad.rundir import CHECKPOINTS, RunDirectory
 from calmgrad.settings import TrainConfig
@@ -96,15 +96,20 @@ class Found:
                 log.info("note     %s is %s, was %s: last bits may differ", name, now[name], was)
 
     def abandon_later(self) -> None:
-        """Rename checkpoints after this one: the run makes these steps again."""
-        for step, path in checkpoints.steps_in(self.directory.checkpoints).items():
-            if step > self.state.progress.step:
-                unused = path.with_name(path.name + ".unused")
-                for number in range(2, 1000):
-                    if not unused.exists():
-                        break
-                    unused = path.with_name(f"{path.name}.unused-{number}")
-                path.rename(unused)
+        """Rename checkpoints after this one: the run makes these steps again.
+
+        Raises:
+            DiskError: they cannot be renamed.
+        """
+        folder = self.directory.checkpoints
+        now = self.state.progress.step
+        try:
+            for path in [path for step, path in checkpoints.steps_in(folder).items() if step > now]:
+                names = (f"{path.name}.unused{suffix}" for suffix in ("", *range(2, 10**6)))
+                path.rename(next(p for name in names if not (p := folder / name).exists()))
+            sync_folder(str(folder))
+        except OSError as error:
+            raise DiskError(f"{folder}: {write_reason(error, str(folder), 0)}") from error
 
     def _saved(self) -> TrainConfig:
         return settings.from_mapping(self.state.settings)

@@ -93,6 +93,7 @@ class Run:
         self.misses = 0  # evaluations since the best one
         if found is not None:
             self._restore(found)
+        self.fingerprints: dict[str, Fingerprint] = {}
         self.saved_best: Evaluated | None = self.best  # what the weights on the disk are
         self.lines = Lines(c.log_every)
         self.reporters: list[Any] = []
@@ -283,13 +284,21 @@ class Run:
             progress=now,
             settings=settings.to_dict(self._kept_settings()),
             folder=os.getcwd(),
-            data=Fingerprint.of(self.dataset),
-            validation=None if self.validation is None else Fingerprint.of(self.validation),
+            data=self._fingerprint("data"),
+            validation=None if self.validation is None else self._fingerprint("validation"),
             random={"seed": self.plan.seed},
             made_with=made_with(),
         )
         held = {} if self.best_weights is None else {"best_weights": self.best_weights}
         return self.trainer.checkpoint(held, msgspec.to_builtins(run))
+
+    def _fingerprint(self, which: str) -> Fingerprint:
+        """That of "data" or "validation": the same all the time, so it is taken once."""
+        if which not in self.fingerprints:
+            dataset = self.dataset if which == "data" else self.validation
+            assert dataset is not None
+            self.fingerprints[which] = Fingerprint.of(dataset)
+        return self.fingerprints[which]
 
     def _restore(self, found: Found) -> None:
         """Be where the checkpoint was written; `_state` in reverse."""

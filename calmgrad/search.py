@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calmgrad.errors import FileError, UsageError
 from calmgrad.formats import index as index_files
 from calmgrad.formats.files import display
-from calmgrad.formats.index import Contents
+from calmgrad.formats.index import FORMAT, About, Contents
 from calmgrad.model import Model
 from calmgrad.texts import Text
 
@@ -90,11 +90,12 @@ class Index:
         if not rows:
             raise ValueError("nothing to index: no text but blank ones")
         file, line = np.array(places, np.int64).T
+        how = cast(Literal["mean", "last"], pool)  # `embed_blocks` has seen that it is
+        about = About(FORMAT, fingerprint(model), os.fspath(model_path), how, list(files))
         return cls(
             Contents(
                 np.concatenate(rows), bytes(content), np.array(ends, np.int64),
-                file.astype(np.int32), line.copy(), list(files), fingerprint(model),
-                os.fspath(model_path), pool,
+                file.astype(np.int32), line.copy(), about,
             )
         )  # fmt: skip
 
@@ -126,7 +127,7 @@ class Index:
         Raises:
             UsageError: it is another one.
         """
-        if fingerprint(model) != self.contents.model_sha256:
+        if fingerprint(model) != self.contents.about.model_sha256:
             raise UsageError(
                 f"{self.name}: made with another model: scores between the two mean nothing;"
                 " give that model, or make the index anew (calmgrad embed)"
@@ -143,7 +144,7 @@ class Index:
         self.check_model(model)
         if not queries:
             return []
-        wanted = model.embed(list(queries), self.contents.pool, threads=threads)
+        wanted = model.embed(list(queries), self.contents.about.pool, threads=threads)
         scores = np.empty((len(queries), len(self)), np.float32)
         for start in range(0, len(self), ROWS):
             part = self.contents.embeddings[start : start + ROWS].astype(np.float32, copy=False)
@@ -152,7 +153,7 @@ class Index:
 
     def _hit(self, row: int, scores: NDArray[np.float32]) -> Hit:
         c = self.contents
-        return Hit(float(scores[row]), self.text(row), c.files[c.file[row]], int(c.line[row]))
+        return Hit(float(scores[row]), self.text(row), c.about.files[c.file[row]], int(c.line[row]))
 
 
 def best_of(scores: NDArray[np.float32], k: int) -> list[int]:
@@ -172,7 +173,7 @@ def model_of(index: Index, index_path: str) -> str:
     Raises:
         FileError: it is not there any more.
     """
-    path = os.path.join(os.path.dirname(index_path), index.contents.model)
+    path = os.path.join(os.path.dirname(index_path), index.contents.about.model)
     if not os.path.exists(path):
         raise FileError(f"{display(index_path)}: its model is not at {display(path)}: name it (-m)")
     return path

@@ -161,8 +161,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def kernels_are_compiled() -> bool:
-    """Whether the cache holds kernels for this version; False where there is no cache."""
+def kernels_are_compiled(name: str = "_backward_blocks") -> bool:
+    """Whether the cache holds this kernel for this version; False where there is no cache."""
     from calmgrad.kernels.cpu.compile import FOLDER
 
-    return FOLDER is not None and any(FOLDER.rglob("*._backward_blocks-*.nbi"))
+    return FOLDER is not None and any(FOLDER.rglob(f"*.{name}-*.nbi"))

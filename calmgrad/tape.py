@@ -205,6 +205,8 @@ class Tape:
 
     def begin(self) -> None:
         """Forget the previous pass."""
+        for step in self.steps:  # a circle of references would keep the arena's old blocks alive
+            step.output._views.clear()
         self.steps.clear()
         self.values.reset()
         self.pool.reset()

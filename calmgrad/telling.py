@@ -68,21 +68,26 @@ class Lines:
 
     def __init__(self, every: int | None) -> None:
         self._every = every
-        self._reports: list[Report] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._steps, self._tokens, self._loss, self._seconds = 0, 0, 0.0, 0.0  # since the last
 
     def add(self, report: Report) -> None:
         """One more step; the time left, once it can be told."""
-        self._reports.append(report)
+        self._steps += 1
+        self._tokens += report.tokens
+        self._loss += report.loss
+        self._seconds += report.seconds  # without validations
         every = self._every or max(1, report.steps // 40)
         if report.step % every and report.step != report.steps:
             return
-        seconds = sum(r.seconds for r in self._reports)  # without validations
-        speed = sum(r.tokens for r in self._reports) / seconds
-        left = (report.steps - report.step) * seconds / len(self._reports)
+        speed = self._tokens / self._seconds
+        left = (report.steps - report.step) * self._seconds / self._steps
         progress.info(
             "step %*d/%d  loss %.4f  lr %.2e  gradient %.2f  %s tokens/s  %s left",
             len(str(report.steps)), report.step, report.steps,
-            np.mean([r.loss for r in self._reports]), report.lr, report.grad_norm,
+            self._loss / self._steps, report.lr, report.grad_norm,
             f"{speed:,.0f}", duration(left),
         )  # fmt: skip
-        self._reports = []
+        self._begin()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from calmgrad.formats import pairs
-from calmgrad.formats.text import MAX_LINE, Line, open_text, read_lines
+from calmgrad.formats.lines import MAX_LINE, Line, open_text, read_lines
 
 STDIN = "-"
 BY = ("line", "paragraph", "file", "passage")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SEQUENCE = 256  # tokens of the forward pass and of each training sequence
 BATCH = 8  # training sequences
 PROMPT = 64  # tokens before the completion
-HOW_COMPLETED = "greedy, model.logits on the whole sequence again for each token"
+HOW_COMPLETED = "greedy, by model.generate: its share of 64 after a prompt of 64, prompt included"
 
 
 @click.command("benchmark")
@@ -39,28 +39,40 @@ HOW_COMPLETED = "greedy, model.logits on the whole sequence again for each token
     show_default=True,
     help="To measure, for each size; starting up comes on top.",
 )
+@click.option("--ops", is_flag=True, help="Where a training step spends its time, op by op.")
 @threads_option
 @json_option
-def command(sizes: tuple[str, ...], seconds: float, threads: int | None, as_json: bool) -> None:
+def command(
+    sizes: tuple[str, ...], seconds: float, ops: bool, threads: int | None, as_json: bool
+) -> None:
     """How fast this machine runs and trains models of each size.
 
     Forward is one sequence of 256 tokens; completion the time per token after a prompt of 64;
     training the tokens per second at 8 sequences of 256. Each is given as its best and its
     median; memory is the peak of the whole process up to that size. Other programs that are
     at work make every figure worse.
+
+    With --ops: one thread trains at 8 sequences of 256, and the time of each op is told, how
+    much of the step that is, how fast it was, and which part of the speed that was measured as
+    this machine's best it reached: at matrix products, at moving memory or at exponentials,
+    whichever is the op's limit.
     """
     import json
 
+    if ops and threads not in (None, 1):
+        raise click.UsageError("--ops looks at one thread: --threads does not go with it")
     with usage_errors():
-        about = machine(threads)
+        about = machine(1 if ops else threads)
     say(f"machine  {about['cpu']}, {about['threads']} thread(s)")
     say("kernels  compiling for this CPU if that has not been done yet (once, about 10 s)")
     rows = []
     for size in [name for name in PRESETS if name in (sizes or PRESETS)]:  # the smallest first
         say(f"size     {size}")
-        rows.append(measure(size, seconds, threads))
+        rows.append(measure_ops(size, seconds) if ops else measure(size, seconds, threads))
     if as_json:
         print(json.dumps({**about, "seconds": seconds, "sizes": rows}))
+    elif ops:
+        print_ops(rows)
     else:
         print_table(rows)
 
@@ -121,6 +133,29 @@ def measure(size: str, seconds: float, threads: int | None) -> dict[str, Any]:
     }
 
 
+def measure_ops(size: str, seconds: float) -> dict[str, Any]:
+    """The profile of a step of one size, and the speeds that its ops are compared with."""
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from calmgrad import ceilings
+    from calmgrad.model import new_model
+    from calmgrad.op_profile import profile
+
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, 256, SEQUENCE) for _ in range(BATCH)]
+    with new_model(size, seed=0) as model:
+        found = profile(model, sequences, [0] * BATCH, seconds)
+    return {
+        "size": size,
+        **asdict(found),
+        "exponentials": ceilings.exponentials(),
+        "copies_cached": ceilings.copies(ceilings.CACHED),
+        "copies_large": ceilings.copies(ceilings.LARGE),
+    }
+
+
 def timed(call: Callable[[], object], seconds: float) -> list[float]:
     """Seconds of each call, after two that do not count; at least three calls."""
     for _ in range(2):
@@ -135,15 +170,14 @@ def timed(call: Callable[[], object], seconds: float) -> list[float]:
 
 
 def completion_times(model: "Model", prompt: list[int], seconds: float) -> list[float]:
-    """Seconds of each token of a greedy completion, which starts anew at 64 tokens."""
-    tokens = list(prompt)
+    """Seconds for each token of a greedy completion as long as its prompt, prompt included."""
 
-    def step() -> None:
-        if len(tokens) >= 2 * len(prompt):
-            del tokens[len(prompt) :]
-        tokens.append(int(model.logits(tokens)[-1].argmax()))
+    def complete() -> int:
+        completion = model.generate(prompt, temperature=0, max_tokens=len(prompt))[0]
+        return len(completion.tokens) + (completion.ended == "end")
 
-    return timed(step, seconds)
+    count = complete()
+    return [seconds / count for seconds in timed(complete, seconds)]
 
 
 def peak_memory() -> int | None:
@@ -175,3 +209,37 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f"  {pair(row['train_tokens_per_second'], ',.0f'):>19}  {memory:>10}"
         )
     print(f"a token: {HOW_COMPLETED}")
+
+
+UNITS = {"products": "GFLOP/s", "exp": "Gexp/s", "memory": "GB/s"}
+
+
+def print_ops(profiles: list[dict[str, Any]]) -> None:
+    """A table for each size: ops from the slowest on."""
+    for number, found in enumerate(profiles):
+        if number:
+            print()
+        speed = found["tokens"] / found["step"]
+        print(
+            f"{found['size']}: a step of {1e3 * found['step']:.1f} ms, {speed:,.0f} tokens/s,"
+            f" {found['shards']} shards on one thread"
+        )
+        print(
+            f"this machine: products {found['products'] / 1e9:.0f} GFLOP/s,"
+            f" exponentials {found['exponentials'] / 1e9:.2f} Gexp/s,"
+            f" copies {found['copies_cached'] / 1e9:.0f} GB/s in the cache,"
+            f" {found['copies_large'] / 1e9:.0f} GB/s beyond"
+        )
+        print(
+            f"{'op':<20}  {'calls':>5}  {'forward, ms':>11}  {'backward, ms':>12}  {'share':>6}"
+            f"  {'rate':>13}  {'of the best':>11}"
+        )
+        for row in found["rows"]:
+            rate = best = "-"
+            if row["bound"] is not None:
+                rate = f"{row['rate'] / 1e9:.1f} {UNITS[row['bound']]:<7}"
+                best = f"{row['of_ceiling']:.0%}"
+            print(
+                f"{row['op']:<20}  {row['calls']:>5}  {1e3 * row['forward']:>11.2f}"
+                f"  {1e3 * row['backward']:>12.2f}  {row['share']:>6.1%}  {rate:>13}  {best:>11}"
+            )

@@ -14,13 +14,6 @@ if TYPE_CHECKING:
     from calmgrad.model import Model
 
 
-def one_line(text: str) -> str:
-    """The text, with escapes for all that is no character to print: names may hold anything."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 class LazyGroup(click.Group):
     """A group that imports a command when it is named.
 
@@ -60,6 +53,13 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(self.commands_with_help.items()))
+
+
+def one_line(text: str) -> str:
+    """The text, with escapes for all that is no character to print: names may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(message: str = "") -> None:

@@ -14,7 +14,7 @@ from calmgrad.cli.train import StopSignal
 from calmgrad.config import PRESETS
 
 if TYPE_CHECKING:
-    from calmgrad.contrastive import Result
+    from calmgrad.contrastive.events import Result
 
 PATH = click.Path()
 
@@ -40,6 +40,8 @@ _SETTINGS: list[tuple[str, Any, str]] = [
     ("--grad-clip", float, "Largest norm of the gradient; 0: off.  [default: 1]"),
     ("--seed", int, "[default: 0]"),
     ("--eval-every", int, "Steps between validations.  [default: an epoch]"),
+    ("--checkpoint-every", int, "Steps between checkpoints.  [default: a minute or so]"),
+    ("--resume", PATH, "Go on with a run: its directory, or one of its checkpoints."),
     ("--patience", int, "Stop after so many validations (without pairs for these: epochs)"
      " without a new best; 0: never.  [default: 5]"),
     ("--log-every", int, "Steps between lines.  [default: about 40 lines]"),
@@ -58,15 +60,11 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("contrastive")
 @_setting_options
-@click.option(
-    "--temperature", type=float, default=0.07, show_default=True, help="Of the loss's softmax."
-)
+@click.option("--temperature", type=float, help="Of the loss's softmax.  [default: 0.07]")
 @click.option(
     "--pool-mode",
     type=click.Choice(["mean", "last"]),
-    default="mean",
-    show_default=True,
-    help="What of a sequence becomes its embedding.",
+    help="What of a sequence becomes its embedding.  [default: mean]",
 )
 @click.option("--shuffle/--no-shuffle", default=None, help="[default: shuffle]")
 @click.option("--force", is_flag=True, default=None, help="Use a run directory that exists.")
@@ -79,8 +77,8 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--json", "as_json", is_flag=True, help="Every event as a line of JSON.")
 def command(
-    temperature: float,
-    pool_mode: str,
+    temperature: float | None,
+    pool_mode: str | None,
     strict: bool,
     config_path: str | None,
     as_json: bool,
@@ -163,5 +161,6 @@ def _say_end(result: "Result") -> None:
         say("         ended early: nothing better for as long as patience allows")
     if result.stopped == "signal":
         say(f"stopped  the weights so far are in {result.weights[0]}")
+        say(f"resume   calmgrad contrastive --resume {quote(str(result.run_directory))}")
     say(f"look     calmgrad plot {quote(str(result.run_directory))}")
-    say(f"next     calmgrad search index -m {quote(str(result.weights[0]))} TEXT -o INDEX")
+    say(f"next     calmgrad embed -m {quote(str(result.weights[0]))} TEXT -o TEXT.index")

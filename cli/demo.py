@@ -105,10 +105,7 @@ def complete(network: "Model", prompt: list[int]) -> str:
     """The greedy completion of a prompt, up to the end of the command."""
     from calmgrad.tokenizer import decode
 
-    tokens = list(prompt)
-    while len(tokens) < min(len(prompt) + LONGEST, network.config.l_max):
-        best = int(network.logits(tokens)[-1].argmax())
-        if best >= 256:  # EOS or another special token: the command ends here
-            break
-        tokens.append(best)
-    return decode(tokens[len(prompt) :])
+    tokens = network.generate(prompt, temperature=0, max_tokens=LONGEST)[0].tokens
+    # EOS ends a completion; another special token ends the command too.
+    end = next((i for i, token in enumerate(tokens) if token >= 256), len(tokens))
+    return decode(tokens[:end])

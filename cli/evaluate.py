@@ -53,6 +53,37 @@ TEXT_WIDTH = 72  # characters of a sequence that are shown
     metavar="N",
     help="Also list the N sequences with the highest loss.",
 )
+@click.option("--completion", is_flag=True, help="Score greedy completions instead of losses.")
+@click.option(
+    "--typed",
+    type=click.IntRange(0),
+    metavar="K",
+    help="Completion: characters of a command that are there.  [default: 3]",
+)
+@click.option(
+    "--first",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Completion: characters that have to be right at least.  [default: 5]",
+)
+@click.option(
+    "--commands",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Completion: so many, spread over the file; 0: all.  [default: 1000]",
+)
+@click.option(
+    "--pairs",
+    type=click.Path(),
+    help="Instead of a data set: how well embeddings find the passages of this pair file.",
+)
+@click.option(
+    "--pool-mode",
+    type=click.Choice(["mean", "last"]),
+    default="mean",
+    show_default=True,
+    help="With --pairs: what of a sequence becomes its embedding.",
+)
 @threads_option
 @json_option
 def command(
@@ -60,25 +91,57 @@ def command(
     dataset_paths: tuple[str, ...],
     before_path: str | None,
     worst: int,
+    completion: bool,
+    typed: int | None,
+    first: int | None,
+    commands: int | None,
+    pairs: str | None,
+    pool_mode: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Loss of a model on a data set.
+    """Loss of a model on a data set, how much typing its completions save, or what it finds.
 
     Losses are in nats: mean, min and max of the sequences' means, then over all targets. Bits
     per byte count the targets that are bytes.
+
+    With --completion: shares of the commands whose completion is right, whole or in its first
+    characters, after K characters; share of the keys saved if the first right completion is
+    accepted with one key; and the time a completion takes, in milliseconds, on one thread.
+
+    With --pairs: the share of queries whose passage is first, among the first 5 and 10, and the
+    mean of 1 / its rank.
     """
+    choices = {"typed": typed, "first": first, "commands": commands}
+    given = {name: value for name, value in choices.items() if value is not None}
+    if given and not completion:
+        raise UsageError(f"--{next(iter(given))} goes with --completion")
+    if completion and worst:
+        raise UsageError("--worst does not go with --completion")
+
     from calmgrad.evaluation import evaluate
+    from calmgrad.suggestions import score
 
     model = load_finite(model_path or data_folder() / "user.cwgt")
     paths = list(dataset_paths) or [str(data_folder() / "train.ctds")]
+    if pairs is not None:
+        if dataset_paths or before_path or worst or completion:
+            raise UsageError("--pairs goes without --dataset, --before, --worst and --completion")
+        emit(of_pairs(model, pairs, pool_mode, threads), as_json)
+        return
     if len(paths) > 1 or before_path is not None:
-        if worst:
-            raise UsageError("--worst: only with one data set and without --before")
+        if worst or completion:
+            raise UsageError(
+                "--worst and --completion: only with one data set and without --before"
+            )
         before = load_finite(before_path) if before_path is not None else None
         report(model, before, paths, threads, as_json)
         return
     dataset = load_kept(paths[0], model.config.l_max, "evaluate")
+    if completion:
+        with usage_errors():
+            emit(asdict(score(model, dataset, **given)), as_json)
+        return
     losses: dict[int, float] = {}
     with usage_errors():
         result = asdict(evaluate(model, dataset, threads, losses.__setitem__ if worst else None))
@@ -92,6 +155,17 @@ def command(
         print(f"\n{'sequence':>{width}}  {'loss':>8}  text")
         for row in rows:
             print(f"{row['index']:>{width},}  {row['loss']:>8.4f}  {row['text']}")
+
+
+def of_pairs(model: "Model", path: str, pool: str, threads: int | None) -> dict[str, Any]:
+    """Recall and mean reciprocal rank, each query against all passages of the file."""
+    from calmgrad import backend as backends
+    from calmgrad.retrieval import evaluate_pairs, load_pairs
+    from calmgrad.shards import Runner
+
+    runner = Runner(backends.load("cpu"), model.config, model.weights, threads)
+    loaded = load_pairs(path, model.config.l_max)
+    return asdict(evaluate_pairs(loaded, len(loaded), 0.07, pool, runner)[1])
 
 
 def report(

@@ -22,12 +22,14 @@ COMMANDS = {
     "embed": "Texts to vectors, as .npy or JSON lines.",
     "search": "The passages nearest in meaning to a query, from an index of texts.",
     "evaluate": "Loss, perplexity and bits per byte of a model on a data set.",
+    "generate": "Complete a text with a model.",
     "fisher": "Which weights matter for a data set: what EWC needs, stored in the model.",
     "dataset": "Make, look at and change CTDS data sets.",
     "info": "What is inside a CWGT or CTDS file.",
     "demo": "Train a small model for a minute on generated shell sessions.",
     "plot": "Loss curves of runs, in the terminal, as SVG or as PNG.",
     "benchmark": "How fast this machine runs and trains models.",
+    "warmup": "Compile all kernels now, so that no later command has to.",
     "verify-resume": "Whether an interrupted run ends with the same bytes, on this machine.",
     "doctor": "What is installed, what is missing, and what would fix it.",
     "completion": "The script for completion in bash, zsh or fish.",
@@ -47,8 +49,11 @@ def _load(name: str) -> click.Command:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, "-V", "--version", message="calmgrad %(version)s")
-def cli() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Say what was chosen for this machine.")
+def cli(verbose: bool) -> None:
     """Train CALM models: byte-level Mamba language models for the Lilush shell."""
+    if verbose:
+        say(f"blas     {blas.told()}")
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -63,7 +68,6 @@ def main() -> None:
     """Entry point of the console script."""
     # Before NumPy loads: our threads run whole shards, each with BLAS at one thread.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    blas.choose_core_type()
     warnings.showwarning = _show_warning
     log_to_stderr()
     for stream in (sys.stdout, sys.stderr):

@@ -7,12 +7,30 @@ sequence; `offsets` (B + 1,) int64 is where each sequence begins. Formulas stand
 """
 
 from types import ModuleType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
 ArrayModule: TypeAlias = ModuleType | Any
 
 CHUNK = 16  # tokens between two saved scan states; the backward pass recomputes the rest
+
+# The parameters of a layer, in buffer order. Before the first layer stands the embedding, after
+# the last the final LayerNorm.
+LN1, LN1_BIAS, IN, CONV, X, DT, DT_BIAS, A_LOG, SKIP, OUT, LN2, LN2_BIAS, FC1, FC2 = range(14)
+PER_LAYER = 14
+
+
+class Sizes(NamedTuple):
+    """The sizes of a network, for the kernels that run all of it."""
+
+    d_model: int
+    d_inner: int
+    d_state: int
+    d_conv: int
+    dt_rank: int
+    d_ffn: int
+    n_layers: int
+    vocab: int
 
 
 class Kernels(Protocol):
@@ -150,3 +168,56 @@ class Kernels(Protocol):
         anchor: Array,
         strength: float,
     ) -> None: ...
+
+    # One token at a time, through the whole network. `weights` is the flat buffer, `starts` the
+    # element at which each parameter begins in it. The state of a sequence, all 0 before it: per
+    # layer `conv` (d_conv, C), the last inputs of the convolution, newest first (the last row is
+    # spare), and `scan` (N, C); C is `decode_channels(d_inner)`, columns beyond d_inner stay 0.
+
+    def decode_channels(self, channels: int) -> int: ...
+
+    def decode_workspace(self, s: Sizes) -> int: ...
+
+    def decode_prepare(self, work: Array, weights: Array, starts: Array, s: Sizes) -> None:
+        """Private copies of some weights into `work`: call it again when weights have changed."""
+        ...
+
+    def decode_tokens(
+        self,
+        chosen: Array,  # (n,) int64, the tokens after `tokens`
+        log_probs: Array,  # (n,) float64
+        logits: Array,  # (V,) after the last token read
+        conv: Array,
+        scan: Array,
+        weights: Array,
+        starts: Array,
+        s: Sizes,
+        eps: float,
+        work: Array,
+        tokens: Array,  # (m,) int64, m at least 1
+        pauses: Array,  # (V,) bool
+        draws: Array,  # (n,) float64 from [0, 1): the dice
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+    ) -> int:
+        """Read `tokens`, then choose a token, read it, choose the next; how many were chosen.
+
+        They are n at most; after one for which `pauses` holds no more is chosen. The last token
+        that was chosen is not read yet.
+        """
+        ...
+
+    def choose(
+        self,
+        logits: Array,
+        work: Array,  # V elements
+        draw: float,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+    ) -> tuple[int, float]:
+        """A token and log softmax(logits / T)[token] (FORMATS §8); T is 1 if not above 0."""
+        ...

@@ -20,9 +20,10 @@ import calmgrad
 from calmgrad import settings
 from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
+from calmgrad.search import Index
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGES.md"]
 COMMAND_PAGE = ROOT / "docs" / "commands.md"
 TRAIN_PAGES = [ROOT / "docs" / "training.md", ROOT / "docs" / "configuration.md"]
@@ -32,15 +33,29 @@ NOT_RUN = {
     "./dev": "sets up an environment of its own: .ci/run does",
     "git clone URL": "stands for the place the project is published at",
     "cd ": "goes with git clone",
+    "python -m benchmarks": "needs calm-mamba, or takes long: tests/test_benchmarks.py",
     "calmgrad verify-resume": "runs seven processes: tests/cli/test_verify_resume.py does",
     "calmgrad tr<TAB>": "keys to press: tests/cli/test_completion.py presses them",
 }
 # What makes a command short; click takes the last value of an option.
 SHORT = {
     "train": ["--max-steps", "2"],
+    "contrastive": ["--max-steps", "2"],
     "demo": ["--steps", "1"],
     "benchmark": ["-s", "nano", "--seconds", "0.01"],
 }
+# How the texts of data.md begin, and the files they are.
+TEXTS = {"<CWD>": "shell.txt", "<WORD>": "words.txt", "<QUERY>": "pairs.txt"}
+HISTORY = """\
+#1700000000
+cd ~/orbit
+#1700000007
+make
+#1700000060
+export API_TOKEN=4f9a1c77
+#1700000064
+git push
+"""
 LANGUAGES = {"sh", "console", "text", "python", "toml", "yaml"}
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")  # as in `calmgrad COMMAND --help`
 FLAG = re.compile(r"(?<![\w-])(?:--[a-z][a-z0-9-]*|-[a-zA-Z])(?![\w-])")
@@ -153,6 +168,21 @@ def some_sequences() -> tuple[list[list[int]], list[int]]:
     return [[*start, *line.encode(), calmgrad.EOS] for line in lines], [1] * len(lines)
 
 
+def write_texts(folder: Path, model: calmgrad.Model) -> None:
+    """Lines, pairs of texts, and what embedding them needs and gives."""
+    words = [f"word{number}" for number in range(12)]
+    (folder / "notes.txt").write_text("the key is under the mat\n\nmilk, bread\n")
+    pairs = "\n".join(f"<QUERY>what is {w}\n<ATN>\n<REF>{w} is the name of a word\n" for w in words)
+    for name in ("pairs.txt", "test_pairs.txt", "netref.train.txt", "netref.val.txt"):
+        (folder / name).write_text(pairs)
+    model.save(folder / "embed.cwgt")
+    for name in ("notes.index", "docs.index", "netref.index"):
+        Index.build(model, ["a text"], model_path="embed.cwgt").save(folder / name)
+    (folder / "docs").mkdir()
+    for name in ("training.md", "engine.md"):
+        shutil.copy(ROOT / "docs" / name, folder / "docs")
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every file that a documented command reads, small."""
@@ -160,11 +190,25 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sequences, positions = some_sequences()
     user = folder / "share" / "lilush" / "calm"
     user.mkdir(parents=True)
-    for path in ("train.ctds", "train_val.ctds", "test.ctds", "more.ctds", "new.ctds"):
+    (folder / "history.txt").write_text(HISTORY, encoding="utf-8")
+    made = ("shell.ctds", "words.ctds")
+    for path in (
+        "train.ctds",
+        "train_val.ctds",
+        "test.ctds",
+        "more.ctds",
+        "new.ctds",
+        "netref.ctds",
+        "netref_val.ctds",
+        *made,
+    ):
         calmgrad.write_dataset(folder / path, sequences, positions)
+    for path, part in (("part.ctds", slice(0, 12)), ("part_val.ctds", slice(12, 24))):
+        calmgrad.write_dataset(folder / path, sequences[part], positions[part])
     shutil.copy(folder / "train.ctds", user)
     model = calmgrad.new_model(d_model=16, n_layers=1)
     model.save(folder / "model.cwgt")
+    write_texts(folder, model)
     with calmgrad.Trainer(model) as trainer:
         trainer.compute_fisher(sequences, positions)
         trainer.save(folder / "base.cwgt")
@@ -173,10 +217,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         sizes: dict[str, Any] = dict(model="new", d_model=16, n_layers=1)
         calmgrad.train(dataset="train.ctds", max_steps=2, save_dir="runs/nano-1", **sizes)
-    for name in ("mini", "demo-1"):
+    for name in ("mini", "demo-1", "lm", "netref"):
         shutil.copytree(folder / "runs" / "nano-1", folder / "runs" / name)
     shutil.copy(folder / "test.ctds", folder / "runs" / "demo-1" / "validation.ctds")
     for block in BLOCKS:
+        for tag, name in TEXTS.items():
+            if block.page.name == "data.md" and block.text.startswith(tag):
+                (folder / name).write_text(block.text, encoding="utf-8")
         if block.language in ("toml", "yaml"):
             (folder / f"settings.{block.language}").write_text(block.text, encoding="utf-8")
     return folder
@@ -290,10 +337,22 @@ def command_named(name: str) -> click.Command:
     return command
 
 
+def leaves_of(command: click.Command) -> list[click.Command]:
+    """The command, or those of a group."""
+    if not isinstance(command, click.Group):
+        return [command]
+    with click.Context(command) as context:
+        found = [command.get_command(context, name) for name in command.list_commands(context)]
+    return [leaf for leaf in found if leaf is not None]
+
+
 def flags_of(name: str) -> set[str]:
     """Every flag that a command's help shows."""
-    with click.Context(command_named(name), info_name=name) as context:
-        return set(FLAG.findall(context.command.get_help(context))) | {"-h", "--help"}
+    flags = {"-h", "--help"}
+    for leaf in leaves_of(command_named(name)):
+        with click.Context(leaf, info_name=name) as context:
+            flags |= set(FLAG.findall(leaf.get_help(context)))
+    return flags
 
 
 ALL_FLAGS = {name: flags_of(name) for name in COMMANDS}
@@ -329,7 +388,9 @@ def mentions(page: Path) -> Iterator[tuple[str, str, set[str]]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_exist(page: Path) -> None:
     for place, text, known in mentions(page):
-        unknown = set(FLAG.findall(without_comment(text))) - known - {"--version"}
+        unknown = (
+            set(FLAG.findall(without_comment(text))) - known - {"--version", "-v", "--verbose"}
+        )
         assert not unknown, f"{place}: {text}: {unknown}"
 
 
@@ -340,7 +401,7 @@ def test_every_flag_is_told(name: str) -> None:
     if name == "train":
         text += "".join(page.read_text(encoding="utf-8") for page in TRAIN_PAGES)
     told = set(FLAG.findall(text))
-    for parameter in command_named(name).params:
+    for parameter in [p for leaf in leaves_of(command_named(name)) for p in leaf.params]:
         if isinstance(parameter, click.Option):
             names = {*parameter.opts, *parameter.secondary_opts}
             untold = names - told

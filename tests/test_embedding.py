@@ -1,6 +1,7 @@
 """`Model.embed` of many: order, kinds of input, threads, memory."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,16 +51,18 @@ def test_a_text_is_bos_bytes_eos(model: Model) -> None:
 def test_what_counts_as_many(model: Model) -> None:
     one = model.embed("one")
     assert one.shape == (24,)
-    for many in (["one"], ("one",), iter(["one"]), [b"one"], np.array(["one"], object)):
+    several: list[Any] = [["one"], ("one",), iter(["one"]), [b"one"], np.array(["one"], object)]
+    for many in several:
         np.testing.assert_array_equal(model.embed(many), one[None])
     matrix = np.full((3, 5), 65)
     assert model.embed(matrix).shape == (3, 24)
     assert model.embed([]).shape == (0, 24)
-    assert model.embed([[1, 2], "text", np.array([3])]).shape == (3, 24)
+    mixed: list[Any] = [[1, 2], "text", np.array([3])]
+    assert model.embed(mixed).shape == (3, 24)
     with pytest.raises(ValueError, match="input 1: token 320 at position 0"):
-        model.embed(["good", [320]])
+        model.embed([*mixed[:1], [320]])
     with pytest.raises(ValueError, match="input 2: shape"):
-        model.embed(["good", "", []])
+        model.embed([*mixed[:2], []])
 
 
 def test_of_many_only_a_block_is_held(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

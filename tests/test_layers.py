@@ -24,13 +24,15 @@ LAYERS = [
     "network",
     "shards nan_search",
     "formats domains template prompt",
+    "decoder sampling generation",
     "model",
-    "decode sampling optim schedule ewc",
+    "optim schedule ewc",
     "trainer",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
     " plots continual memory rundir starting training conversion dataset_statistics dataset_editing"
-    " redaction retrieval contrastive texts search events run run_state resume saving telling",
+    " redaction retrieval contrastive texts search suggestions ceilings op_profile events run"
+    " run_state resume saving telling",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

@@ -12,6 +12,7 @@ import pytest
 
 import calmgrad
 from calmgrad.errors import FileError, UsageError
+from calmgrad.events import EpochEnd
 from calmgrad.formats import checkpoint as checkpoints
 from calmgrad.saving import FIRST_GUESS, SECONDS, SHARE, Saver
 from tests.faults.runs import KEYS, STEPS, Outcome, stop_at, train, write_data
@@ -229,6 +230,15 @@ def test_no_validation_data_later() -> None:
     calmgrad.train(keys, save_dir="run", **stop_at(3))
     with pytest.raises(UsageError, match="has no validation data"):
         resume(val_dataset="val.ctds")
+
+
+def test_the_mean_of_an_epoch_that_was_interrupted() -> None:
+    whole: list[EpochEnd] = []
+    train(Path("whole"), on_epoch=whole.append)
+    stopped(20)  # four steps into the third epoch
+    rest: list[EpochEnd] = []
+    resume(on_epoch=rest.append)
+    assert [(end.epoch, end.loss) for end in rest] == [(e.epoch, e.loss) for e in whole[2:]]
 
 
 def test_a_finished_run_has_nothing_to_do(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,19 +6,24 @@ target is put together from them at the end. It needs room on the disk for twice
 """
 
 import os
+import struct
 import tempfile
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from types import TracebackType
 from typing import IO, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from calmgrad.errors import DiskError
 from calmgrad.formats.ctds import HEADER, MAGIC, MAX_U16
 from calmgrad.formats.files import AnyPath, check_writable, display, write_atomic
 
+U16 = struct.Struct("<H")
 MAX_COUNT = 2**32 - 1
 CHUNK = 1 << 20  # bytes copied at once
+ROWS = 1 << 12  # sequences copied at once where they change places
 
 
 class Writer:
@@ -42,7 +47,8 @@ class Writer:
         self._files = ExitStack()
         try:
             self._lengths, self._positions, self._tokens = (
-                self._files.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(3)
+                self._files.enter_context(tempfile.TemporaryFile(buffering=CHUNK, dir=folder))
+                for _ in range(3)
             )
         except OSError as error:
             self._files.close()
@@ -59,8 +65,8 @@ class Writer:
         if not (1 <= length <= MAX_U16 and 0 <= position < length and self.count < MAX_COUNT):
             raise ValueError(f"{self.count} sequences, another of {length} tokens, ATN {position}")
         try:
-            self._lengths.write(length.to_bytes(2, "little"))
-            self._positions.write(position.to_bytes(2, "little"))
+            self._lengths.write(U16.pack(length))
+            self._positions.write(U16.pack(position))
             self._tokens.write(tokens)
         except OSError as error:
             raise self._error(error) from error
@@ -68,7 +74,7 @@ class Writer:
         self.token_count += length
         self.max_len = max(self.max_len, length)
 
-    def finish(self, order: Iterable[int] | None = None) -> None:
+    def finish(self, order: NDArray[np.uint32] | None = None) -> None:
         """Put the file in its place.
 
         Args:
@@ -87,22 +93,21 @@ class Writer:
         except OSError as error:
             raise self._error(error) from error
 
-    def _chunks(self, order: Iterable[int] | None) -> Iterator[bytes]:
+    def _chunks(self, order: NDArray[np.uint32] | None) -> Iterator[bytes]:
         yield HEADER.pack(MAGIC, 0, self.count, self.max_len)
         if order is None:
             for file in (self._lengths, self._positions, self._tokens):
                 yield from _whole(file)
             return
-        numbers = array("Q", order)
         lengths, positions = _u16(self._lengths), _u16(self._positions)
-        starts, start = array("Q"), 0
-        for length in lengths:
-            starts.append(start)
-            start += length
-        for values in (lengths, positions):
-            yield from _joined(values[i].to_bytes(2, "little") for i in numbers)
+        yield lengths[order].tobytes()
+        yield positions[order].tobytes()
+        starts = np.cumsum(lengths, dtype=np.uint64) - lengths
         tokens = self._tokens.fileno()
-        yield from _joined(os.pread(tokens, 2 * lengths[i], 2 * starts[i]) for i in numbers)
+        for begin in range(0, len(order), ROWS):
+            rows = order[begin : begin + ROWS]
+            places = zip(lengths[rows].tolist(), starts[rows].tolist(), strict=True)
+            yield b"".join(os.pread(tokens, 2 * length, 2 * start) for length, start in places)
 
     def _error(self, error: OSError) -> DiskError:
         return DiskError(f"{display(self.path)}: cannot be written: {error.strerror}")
@@ -125,19 +130,6 @@ def _whole(file: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _u16(file: IO[bytes]) -> "array[int]":
-    values = array("H")
-    for chunk in _whole(file):
-        values.frombytes(chunk)
-    return values
-
-
-def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in larger chunks."""
-    chunk = bytearray()
-    for piece in pieces:
-        chunk += piece
-        if len(chunk) >= CHUNK:
-            yield bytes(chunk)
-            chunk.clear()
-    yield bytes(chunk)
+def _u16(file: IO[bytes]) -> NDArray[np.uint16]:
+    file.seek(0)
+    return np.fromfile(file, "<u2")

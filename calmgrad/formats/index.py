@@ -2,24 +2,21 @@
 
 One safetensors file. Tensors: `embeddings` (N, d_model) F32 or F16, rows of length one; `text`
 U8, the texts in UTF-8 one after another; `ends` (N,) I64, where each ends; `file` (N,) I32 and
-`line` (N,) I64, where each comes from. Metadata, all of it text: `format`, `model_sha256`,
-`model`, `pool`, `files` (a JSON list of names).
+`line` (N,) I64, where each comes from. Metadata: `about`, which is `About` in JSON.
 """
 
-import json
 import os
-import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from calmgrad.formats.files import Source, open_source, write_atomic
-from calmgrad.ops.pool import POOLS
 
-FORMAT = "calmgrad index 1"
+FORMAT = 1
 MAX_HEADER = 1 << 24  # bytes
 DTYPES = {"F32": "float32", "F16": "float16", "U8": "uint8", "I32": "int32", "I64": "int64"}
 TENSORS = {
@@ -31,6 +28,24 @@ TENSORS = {
 }
 
 
+class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an index is made of.
+
+    Attributes:
+        format: 1.
+        model_sha256: of what decides the model's embeddings, in hex.
+        model: where its file is, seen from the index.
+        pool: "mean" or "last".
+        files: names.
+    """
+
+    format: int
+    model_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    model: Annotated[str, Meta(min_length=1)]
+    pool: Literal["mean", "last"]
+    files: Annotated[list[str], Meta(min_length=1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What an index file holds.
@@ -39,11 +54,9 @@ class Contents:
         embeddings: (N, d_model) float32 or float16.
         text: the texts in UTF-8, one after another.
         ends: (N,) int64, where each ends in `text`.
-        file: (N,) int32, which of `files` each is from; line: (N,) int64, where it begins there.
-        files: names.
-        model_sha256: of what decides the model's embeddings, in hex.
-        model: where its file is, seen from the index.
-        pool: "mean" or "last".
+        file: (N,) int32, which of the files each is from.
+        line: (N,) int64, where it begins there, from 1.
+        about: the rest.
     """
 
     embeddings: NDArray[Any]
@@ -51,10 +64,7 @@ class Contents:
     ends: NDArray[np.int64]
     file: NDArray[np.int32]
     line: NDArray[np.int64]
-    files: list[str]
-    model_sha256: str
-    model: str
-    pool: str
+    about: About
 
 
 def write(path: str | os.PathLike[str], contents: Contents) -> None:
@@ -67,8 +77,8 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
 
     tensors = {name: getattr(contents, name) for name in TENSORS if name != "text"}
     tensors["text"] = np.frombuffer(contents.text, np.uint8)
-    metadata = {"format": FORMAT, "files": json.dumps(contents.files)}
-    metadata |= {name: getattr(contents, name) for name in ("model_sha256", "model", "pool")}
+    # One key: safetensors writes several in any order.
+    metadata = {"about": msgspec.json.encode(contents.about).decode()}
     write_atomic(path, [save(tensors, metadata)])
 
 
@@ -89,14 +99,18 @@ def read(path: str | os.PathLike[str]) -> Contents:
         try:
             parts = dict(deserialize(content))
             header = msgspec.json.decode(content[8 : 8 + size])
+            about = msgspec.json.decode((header.get("__metadata__") or {}).get("about", ""))
         except (safetensors.SafetensorError, msgspec.MsgspecError, RecursionError) as error:
             raise source.error(f"is no index of calmgrad: {error}") from error
-        metadata = header.get("__metadata__") or {}
-        if metadata.get("format") != FORMAT:
-            raise source.error(f"is no index that this version reads: expected {FORMAT!r}")
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise source.error(f"is no index that this version reads: expected format {FORMAT}")
+        try:
+            checked = msgspec.convert(about, About)
+        except msgspec.ValidationError as error:
+            raise source.error(f"is damaged: {error}") from error
         if set(parts) != set(TENSORS):
             raise source.error(f"is damaged: expected the tensors {', '.join(TENSORS)}")
-        return _checked(source, {k: _array(source, k, v) for k, v in parts.items()}, metadata)
+        return _checked(source, {k: _array(source, k, v) for k, v in parts.items()}, checked)
 
 
 def _array(source: Source, name: str, part: dict[str, Any]) -> NDArray[Any]:
@@ -110,34 +124,15 @@ def _array(source: Source, name: str, part: dict[str, Any]) -> NDArray[Any]:
     return np.frombuffer(part["data"], DTYPES[dtype]).reshape(shape)
 
 
-def _checked(source: Source, arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Contents:
-    embeddings, ends = arrays["embeddings"], arrays["ends"]
-    count = len(embeddings)
-    try:
-        files = msgspec.json.decode(metadata.get("files", ""), type=list[str])
-    except msgspec.MsgspecError:
-        files = []
-    texts_fit = ends.size and ends[0] >= 0 and ends[-1] == arrays["text"].size
-    holds = {
-        "embeddings: expected one text or more": count > 0 and embeddings.shape[1] > 0,
-        "ends, file, line: expected one for each embedding": all(
-            arrays[name].size == count for name in ("ends", "file", "line")
-        ),
-        "ends: expected the ends of the texts, in order": texts_fit and (np.diff(ends) >= 0).all(),
-        "file: expected numbers of names in files": len(files) > 0
-        and arrays["file"].min(initial=0) >= 0
-        and arrays["file"].max(initial=0) < len(files),
-        "embeddings: expected finite numbers": np.isfinite(embeddings).all(),
-        "model_sha256: expected 64 hexadecimal digits": re.fullmatch(
-            "[0-9a-f]{64}", metadata.get("model_sha256", "")
-        ),
-        f"pool: expected {' or '.join(POOLS)}": metadata.get("pool") in POOLS,
-        "model: expected a name": metadata.get("model"),
-    }
-    for what, right in holds.items():
-        if not right:
-            raise source.error(f"is damaged: {what}")
-    return Contents(
-        embeddings, arrays["text"].tobytes(), ends, arrays["file"], arrays["line"], files,
-        metadata["model_sha256"], metadata["model"], metadata["pool"],
-    )  # fmt: skip
+def _checked(source: Source, arrays: dict[str, NDArray[Any]], about: About) -> Contents:
+    embeddings, ends, file = arrays["embeddings"], arrays["ends"], arrays["file"]
+    one_each = all(arrays[name].size == len(embeddings) for name in ("ends", "file", "line"))
+    if not embeddings.size or not one_each:
+        raise source.error("is damaged: expected a text or more, and an embedding for each")
+    if ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] != arrays["text"].size:
+        raise source.error("is damaged: expected the ends of the texts in order")
+    if file.min() < 0 or file.max() >= len(about.files):
+        raise source.error(f"is damaged: expected file numbers from 0 to {len(about.files) - 1}")
+    if not np.isfinite(embeddings).all():
+        raise source.error("is damaged: expected finite numbers in embeddings")
+    return Contents(embeddings, arrays["text"].tobytes(), ends, file, arrays["line"], about)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad.formats.files import AnyPath
-from calmgrad.formats.text import MAX_LINE, Finding, Line, Report, excerpt, open_text, read_lines
+from calmgrad.formats.lines import MAX_LINE, Finding, Line, Report, excerpt, open_text, read_lines
 from calmgrad.tokenizer import BOS, EOS, encode
 
 MIN_QUERY, MIN_PASSAGE = 5, 20  # characters

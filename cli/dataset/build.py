@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import json_option, say
+from calmgrad.cli.common import json_option, one_line, say
 from calmgrad.errors import usage_errors
 
 if TYPE_CHECKING:
     from calmgrad.conversion import Part, Summary
-    from calmgrad.formats.text import Finding
+    from calmgrad.formats.lines import Finding
 
 SHOWN = 5  # findings of a kind that are shown one by one
 
@@ -55,16 +55,20 @@ def command(
     """
     from calmgrad.conversion import convert_text
 
-    teller = Teller("-" if text == "-" else text)
+    name = "standard input" if text == "-" else text
+    teller = Teller(name)
     with usage_errors():
         summary = convert_text(text, output, l_max, val_split, val_output, strict, teller)
     teller.rest()
+    for _, part in _parts(summary):
+        if not part.sequences:
+            say(f"warning: {part.path}: no sequences are left for it: not written")
     if as_json:
         import json
 
         print(json.dumps(_values(text, summary)))
         return
-    print(f"{text}: {summary.format} format, {summary.blocks:,} blocks")
+    print(one_line(f"{name}: {summary.format} format, {summary.blocks:,} blocks"))
     for name, part in _parts(summary):
         print(_line(name, part))
         for reason, count in part.left_out.most_common():
@@ -99,7 +103,7 @@ def _parts(summary: "Summary") -> list[tuple[str, "Part"]]:
 
 def _line(name: str, part: "Part") -> str:
     if not part.sequences:
-        return f"{name:<10}  no sequences: {part.path} is not written"
+        return f"{name:<10}  no sequences"
     return f"{name:<10}  {part.path}: {part.sequences:,} sequences, {part.tokens:,} tokens"
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from calmgrad.cli.common import json_option
+from calmgrad.cli.common import json_option, one_line
 from calmgrad.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ def command(path: str, val_path: str | None, l_max: int, strict: bool, as_json: 
         print(json.dumps({"files": findings, "overlap": shared, "overlap_first": first}))
     else:
         for name, sequences in files.items():
-            print(f"{name}: {sequences.count:,} sequences, every rule of the format holds")
+            print(
+                f"{one_line(name)}: {sequences.count:,} sequences, every rule of the format holds"
+            )
             for row in findings[name]:
                 print(f"  {row['count']:,}, first {row['first']:,}: {row['what']}")
         if val_path:
             where = f", first {first:,}" if shared else ""
-            print(f"{val_path}: {shared:,} sequences are also in {path}{where}")
+            print(one_line(f"{val_path}: {shared:,} sequences are also in {path}{where}"))
     if shared:
         fix = f"calmgrad dataset dedup {path} --without {val_path} -o NEW leaves them out"
         raise CheckFailed(f"{val_path}: {shared:,} sequences are also in {path}; {fix}")

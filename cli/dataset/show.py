@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import click
 
-from calmgrad.cli.common import json_option, say
+from calmgrad.cli.common import json_option, one_line, say
 from calmgrad.errors import UsageError
 
 
@@ -66,10 +66,7 @@ def shown(tokens: Iterable[int]) -> str:
             text.append(token)
         else:
             text += f"<{NAMES.get(token, f':{token}:')}>".encode()
-    decoded = text.decode("utf-8", "backslashreplace")
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in decoded
-    )
+    return one_line(text.decode("utf-8", "backslashreplace"))
 
 
 def _has_colour() -> bool:

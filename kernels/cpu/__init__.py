@@ -9,12 +9,19 @@ from calmgrad.kernels.cpu.cross_entropy import (
     cross_entropy_backward,
     cross_entropy_forward,
 )
+from calmgrad.kernels.cpu.decode import (
+    decode_channels,
+    decode_prepare,
+    decode_tokens,
+    decode_workspace,
+)
 from calmgrad.kernels.cpu.embedding import embedding_backward, embedding_forward
 from calmgrad.kernels.cpu.gelu import gelu_backward, gelu_forward
 from calmgrad.kernels.cpu.layer_norm import layer_norm_backward, layer_norm_forward
 from calmgrad.kernels.cpu.linear import matmul
 from calmgrad.kernels.cpu.optimizer import adamw, ewc_gradient, sgd, squared_norm
 from calmgrad.kernels.cpu.pool import pool_backward, pool_forward
+from calmgrad.kernels.cpu.sampling import choose
 from calmgrad.kernels.cpu.selective_scan import (
     selective_scan_backward,
     selective_scan_forward,
@@ -26,8 +33,13 @@ __all__ = [
     "causal_conv1d_backward",
     "causal_conv1d_forward",
     "causal_conv1d_workspace",
+    "choose",
     "cross_entropy_backward",
     "cross_entropy_forward",
+    "decode_channels",
+    "decode_prepare",
+    "decode_tokens",
+    "decode_workspace",
     "embedding_backward",
     "embedding_forward",
     "ewc_gradient",

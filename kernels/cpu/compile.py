@@ -39,14 +39,25 @@ def _cache_folder() -> Path | None:
     return folder
 
 
+uncached: str | None = None  # why compiled kernels are not kept, if they are not
+
+
+def _say_uncached(why: str) -> None:
+    """Once a process: every kernel fails for the same reason."""
+    global uncached
+    if uncached is None:
+        uncached = why
+        warnings.warn(
+            f"{why}: kernels are compiled anew in every process"
+            " (set CALMGRAD_CACHE_DIR to a folder of your own)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 FOLDER = _cache_folder()
 if FOLDER is None:
-    warnings.warn(
-        "no private cache folder: kernels are compiled anew in every process"
-        " (set CALMGRAD_CACHE_DIR to a folder of your own)",
-        RuntimeWarning,
-        stacklevel=2,
-    )
+    _say_uncached("no private cache folder")
 else:
     os.environ["NUMBA_CACHE_DIR"] = str(FOLDER)
 
@@ -55,43 +66,45 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile with Numba on first use, for the dtypes it is called with."""
     from numba import config, njit
 
-    if FOLDER is not None:
-        config.CACHE_DIR = str(FOLDER)  # numba may have been imported before this module
-    compiled = njit(nogil=True, cache=FOLDER is not None, error_model="numpy")(function)
-    if FOLDER is not None:
-        compiled._cache = ForgivingCache(compiled._cache)
-    return compiled
+    options = {"nogil": True, "error_model": "numpy"}
+    if FOLDER is None:
+        return njit(**options)(function)
+    config.CACHE_DIR = str(FOLDER)  # numba may have been imported before this module
+    try:
+        return _forgiving(njit(cache=True, **options)(function))
+    except RuntimeError as error:  # Numba finds no place to write to
+        _say_uncached(f"{FOLDER}: {error}")
+        return njit(**options)(function)
 
 
-class ForgivingCache:
-    """A kernel's cache, without which it works too: what cannot be read or written is compiled.
+def _forgiving(dispatcher: Any) -> Any:
+    """A cache that cannot be written (a full disk) or read (cut short) only costs time.
 
-    Numba's own would end the program on a full disk, and on a file that a power cut has cut off.
+    And it is read at once: Numba's `load_overload` first makes its compiler know all of Python
+    and NumPy, which takes a quarter of a second; what is loaded needs the runtime alone.
     """
+    from numba.core.runtime import rtsys
 
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
+    cache = dispatcher._cache
+    save, load = cache.save_overload, cache._load_overload
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cache, name)
-
-    def load_overload(self, signature: Any, target: Any) -> Any:
+    def save_or_go_on(*arguments: Any) -> None:
         try:
-            return self._cache.load_overload(signature, target)
-        except Exception:  # pickle raises nearly anything
+            save(*arguments)
+        except OSError as error:
+            _say_uncached(f"{FOLDER}: {error.strerror or error}")
+
+    def load_or_compile(signature: Any, target: Any) -> Any:
+        rtsys.initialize(target)
+        try:
+            return load(signature, target)
+        except Exception:  # whatever a broken pickle raises
             with suppress(OSError):
-                self._cache.flush()
+                cache.flush()
             return None
 
-    def save_overload(self, signature: Any, compiled: Any) -> None:
-        try:
-            self._cache.save_overload(signature, compiled)
-        except OSError as error:
-            warnings.warn(
-                f"{FOLDER}: compiled kernels cannot be kept: {error.strerror}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+    cache.save_overload, cache.load_overload = save_or_go_on, load_or_compile
+    return dispatcher
 
 
 def inlined(function: Callable[..., Any]) -> Any:

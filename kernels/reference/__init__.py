@@ -9,12 +9,19 @@ from calmgrad.kernels.reference.cross_entropy import (
     cross_entropy_backward,
     cross_entropy_forward,
 )
+from calmgrad.kernels.reference.decode import (
+    decode_channels,
+    decode_prepare,
+    decode_tokens,
+    decode_workspace,
+)
 from calmgrad.kernels.reference.embedding import embedding_backward, embedding_forward
 from calmgrad.kernels.reference.gelu import gelu_backward, gelu_forward
 from calmgrad.kernels.reference.layer_norm import layer_norm_backward, layer_norm_forward
 from calmgrad.kernels.reference.linear import matmul
 from calmgrad.kernels.reference.optimizer import adamw, ewc_gradient, sgd, squared_norm
 from calmgrad.kernels.reference.pool import pool_backward, pool_forward
+from calmgrad.kernels.reference.sampling import choose
 from calmgrad.kernels.reference.selective_scan import (
     selective_scan_backward,
     selective_scan_forward,
@@ -26,8 +33,13 @@ __all__ = [
     "causal_conv1d_backward",
     "causal_conv1d_forward",
     "causal_conv1d_workspace",
+    "choose",
     "cross_entropy_backward",
     "cross_entropy_forward",
+    "decode_channels",
+    "decode_prepare",
+    "decode_tokens",
+    "decode_workspace",
     "embedding_backward",
     "embedding_forward",
     "ewc_gradient",

@@ -27,13 +27,17 @@ def environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """`run("train", …)` in an empty folder; `code` is the exit code it must have."""
+    """`run("train", …)` in an empty folder; `code` is the exit code it must have.
 
-    def call(*args: object, code: int = 0) -> "subprocess.CompletedProcess[str]":
+    `cache` is where kernels are kept, in place of this test run's folder.
+    """
+
+    def call(
+        *args: object, code: int = 0, cache: Path | None = None
+    ) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "calmgrad.cli", *map(str, args)]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
-        )
+        env = environment(tmp_path) | ({"CALMGRAD_CACHE_DIR": str(cache)} if cache else {})
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
         if code not in (0, 1):
             assert "Traceback" not in done.stderr

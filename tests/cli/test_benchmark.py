@@ -1,10 +1,13 @@
 """calmgrad benchmark"""
 
 import json
+import time
+from typing import ClassVar
 
 import pytest
 
 from calmgrad.cli.benchmark import PROMPT, completion_times, timed
+from calmgrad.generation import Completion
 from tests.cli.conftest import Run
 
 
@@ -31,13 +34,40 @@ def test_json(run: Run) -> None:
 def test_table(run: Run) -> None:
     done = run("benchmark", "-s", "nano", "--seconds", 0.05)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["best", "size", "nano", "a"]
-    assert "model.logits" in done.stdout
+    assert "model.generate" in done.stdout
     assert done.stderr.startswith("machine  ")
+
+
+def test_ops(run: Run) -> None:
+    done = run("benchmark", "-s", "nano", "--seconds", 0.01, "--ops")
+    head, speeds, heading, *rows = done.stdout.splitlines()
+    assert head.startswith("nano: a step of ")
+    assert speeds.startswith("this machine: products ")
+    assert heading.split()[0] == "op"
+    shares = [float(row.partition("%")[0].split()[-1]) for row in rows]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=0.1 * len(rows))
+    assert not any(" - " in row for row in rows)  # every op's work is known
+
+
+def test_ops_json(run: Run) -> None:
+    result = json.loads(run("benchmark", "-s", "nano", "--seconds", 0.01, "--ops", "--json").stdout)
+    assert result["threads"] == 1
+    [found] = result["sizes"]
+    assert (found["size"], found["shards"], found["tokens"]) == ("nano", 4, 8 * 255)
+    assert sum(row["share"] for row in found["rows"]) == pytest.approx(1)
+    by_name = {row["op"]: row for row in found["rows"]}
+    assert by_name["selective_scan"]["calls"] == 3 * 4
+    assert by_name["logits"]["calls"] == 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["-s", "huge"], "'huge' is not one of"), (["--seconds", "0"], "0.0 is not in the range")],
+    [
+        (["--ops", "--threads", "2"], "one thread"),
+        (["-s", "huge"], "'huge' is not one of"),
+        (["--seconds", "0"], "0.0 is not in the range"),
+    ],
 )
 def test_bad_calls(run: Run, arguments: list[str], message: str) -> None:
     assert message in run("benchmark", *arguments, code=2).stderr
@@ -50,17 +80,17 @@ def test_repeats_follow_the_time() -> None:
     assert len(timed(lambda: None, 0.01)) > 3
 
 
-def test_completion_starts_anew_after_a_while() -> None:
-    import numpy as np
+def test_time_of_a_token_is_a_share_of_its_completion() -> None:
+    """A completion may end early: then fewer tokens share the time."""
 
     class Fake:
-        def __init__(self) -> None:
-            self.lengths: list[int] = []
+        asked: ClassVar[list[dict[str, object]]] = []
 
-        def logits(self, tokens: list[int]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-            self.lengths.append(len(tokens))
-            return np.eye(3)[[0] * len(tokens)]
+        def generate(self, prompt: list[int], **options: object) -> list[Completion]:
+            self.asked.append(options)
+            time.sleep(0.02)
+            return [Completion([1, 2, 3], "", 0.0, "end")]
 
-    model = Fake()
-    completion_times(model, [1] * PROMPT, 0.05)  # type: ignore[arg-type]
-    assert model.lengths[: PROMPT + 2] == [*range(PROMPT, 2 * PROMPT), PROMPT, PROMPT + 1]
+    times = completion_times(Fake(), [1] * PROMPT, 0.0)  # type: ignore[arg-type]
+    assert Fake.asked[0] == {"temperature": 0, "max_tokens": PROMPT}
+    assert 0.02 / 4 <= min(times) < 0.02

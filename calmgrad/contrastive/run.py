@@ -1,9 +1,9 @@
-"""A whole contrastive run: pairs of texts in, a model that embeds out; `calmgrad contrastive`."""
+"""One contrastive run: its model, pairs and trainer, from the first step or a checkpoint on."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -12,123 +12,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import settings
+from calmgrad.contrastive.events import Evaluated, Prepared, Result
+from calmgrad.contrastive.resume import Found, State, find, fingerprint
+from calmgrad.contrastive.start import TEMPERATURE, model_and_settings
 from calmgrad.errors import CalmgradError, UsageError, usage_errors
-from calmgrad.loop import Course, Plan, Report
+from calmgrad.formats.checkpoint import Checkpoint
+from calmgrad.loop import Course, Report
 from calmgrad.model import Model
-from calmgrad.retrieval import Retrieval, evaluate_pairs, figures, load_pairs
+from calmgrad.retrieval import evaluate_pairs, figures, load_pairs
 from calmgrad.rundir import RunDirectory
+from calmgrad.saving import Saver
 from calmgrad.settings import TrainConfig
-from calmgrad.starting import check_output, describe, duration, size_name, start_model
-from calmgrad.trainer import Trainer
+from calmgrad.starting import (
+    check_output,
+    describe,
+    duration,
+    keep_old,
+    plan_of,
+    size_name,
+    trainer_of,
+)
 
 log = logging.getLogger("calmgrad.run")
 progress = logging.getLogger("calmgrad.progress")
 
-DOMAIN = "netref"
-# calm-train-contrastive's, where neither a preset nor a file says otherwise (FORMATS §9).
-FINE_TUNING = TrainConfig(epochs=5, batch_size=16, lr=1e-4, warmup_steps=0)
-PATIENCE = 5
-WITHOUT_MEANING = ("batch_tokens", "rules", "continual", "report_to")
 
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """One look at the validation pairs, before or during a run.
-
-    Attributes:
-        step, epoch: after how many updates, in which epoch (0: before the first).
-        loss: InfoNCE over batches in file order, of the training's size.
-        found: how well queries find their passages among all.
-        best: whether this is the highest mean reciprocal rank so far.
-    """
-
-    step: int
-    epoch: int
-    loss: float
-    found: Retrieval
-    best: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What is known before the first step: the run's folder, its model in half a line, steps."""
-
-    run_directory: Path
-    model: str
-    steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a run has come to.
-
-    Attributes:
-        model: trained, with the weights that were saved.
-        run_directory: its files.
-        weights: every file the weights went to.
-        steps: updates made.
-        first_loss, last_loss: mean loss of the first and the last tenth of the steps.
-        before, best: first and best evaluation, if there were validation pairs.
-        stopped: "signal" or "patience" if the run ended early.
-        seconds: it took.
-    """
-
-    model: Model
-    run_directory: Path
-    weights: list[Path]
-    steps: int
-    first_loss: float
-    last_loss: float
-    before: Evaluated | None
-    best: Evaluated | None
-    stopped: str | None
-    seconds: float
-
-
-def train_contrastive(
-    config: TrainConfig,
-    *,
-    temperature: float = 0.07,
-    pool: str = "mean",
-    strict: bool = False,
-    on_start: Callable[[Prepared], object] | None = None,
-    on_step: Callable[[Report], object] | None = None,
-    on_eval: Callable[[Evaluated], object] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Result:
-    """Train a model so that the embedding of a query is near that of its passage.
-
-    Args:
-        config: as for `calmgrad.train`; `dataset` and `val_dataset` are pair files (FORMATS §6).
-        temperature: of InfoNCE's softmax.
-        pool: "mean" over all positions of a sequence, or "last".
-        strict: refuse pair files with anything to warn of.
-        on_start, on_step, on_eval: called before the first step, after each, after evaluations.
-        should_stop: asked after each update; True ends the run there, its weights saved.
-
-    Raises:
-        UsageError, FileError, DivergedError, DiskError: with one line that says what and where.
-    """
-    logger = logging.getLogger("calmgrad")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
-    early = MemoryHandler(1000, flushLevel=logging.CRITICAL)
-    logger.addHandler(early)
-    calls = (on_start, on_step, on_eval, should_stop)
-    try:
-        return _Run(config, temperature, pool, strict, early, *calls).train()
-    finally:
-        logger.removeHandler(early)
-
-
-class _Run:
+class Run:
     """One run: its model, pairs, trainer and folder."""
 
     def __init__(
         self,
         given: TrainConfig,
-        temperature: float,
-        pool: str,
+        temperature: float | None,
+        pool: str | None,
         strict: bool,
         early: MemoryHandler,
         on_start: Callable[[Prepared], object] | None,
@@ -136,15 +52,29 @@ class _Run:
         on_eval: Callable[[Evaluated], object] | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:
-        self.temperature, self.pool = temperature, pool
         self.on_start, self.on_step, self.on_eval = on_start, on_step, on_eval
         self.should_stop = should_stop
         self.early = early
-        if not 0 < temperature < float("inf"):
-            raise UsageError(f"temperature = {temperature}: expected above 0")
+        self.found = found = None if given.resume is None else find(given.resume)
+        try:
+            self._prepare(given, temperature, pool, strict)
+        except BaseException:
+            if found is not None:
+                found.directory.close()
+            raise
+
+    def _prepare(
+        self, given: TrainConfig, temperature: float | None, pool: str | None, strict: bool
+    ) -> None:
+        """All that is known before there is a folder."""
+        self.temperature, self.pool = self._loss_of(temperature, pool)
+        found = self.found
         with usage_errors():
-            self.model, self.config = _model_and_settings(given)
-            self.plan = _plan(self.config)
+            if found is None:
+                self.model, self.config = model_and_settings(given)
+            else:
+                self.model, self.config = Model(found.checkpoint.model), found.config(given)
+            self.plan = plan_of(self.config)
         c = self.config
         assert c.dataset is not None
         if c.output is not None:
@@ -153,11 +83,9 @@ class _Run:
         self.pairs = load_pairs(c.dataset, l_max, strict)
         self.validation = load_pairs(c.val_dataset, l_max, strict) if c.val_dataset else None
         self.course = Course(self.plan, self.pairs.lengths)
-        names = ("lr", "optimizer", "beta1", "beta2", "eps", "weight_decay", "grad_clip",
-                 "ewc_lambda", "threads", "device", "shard_tokens")  # fmt: skip
-        chosen = {name: getattr(c, name) for name in names if getattr(c, name) is not None}
         with usage_errors():
-            self.trainer = Trainer(self.model, **chosen)
+            self.trainer = trainer_of(self.model, c)
+        self.done = 0  # updates
         self.before: Evaluated | None = None
         self.best: Evaluated | None = None
         self.best_weights: NDArray[np.float32] | None = None
@@ -166,20 +94,40 @@ class _Run:
         self.losses: list[float] = []
         self.lines: list[Report] = []
         self.stopped: str | None = None
+        if found is not None:
+            self._restore(found)
+
+    def _loss_of(self, temperature: float | None, pool: str | None) -> tuple[float, str]:
+        """Temperature and pooling: those given, those of the run that goes on, or the defaults."""
+        then = None if self.found is None else self.found.state
+        for name, given in (("temperature", temperature), ("pool", pool)):
+            if then is not None and given is not None and given != getattr(then, name):
+                was = getattr(then, name)
+                raise UsageError(f"{name} = {given}: the run has {was}, and cannot go on otherwise")
+        if then is not None:
+            return then.temperature, then.pool
+        temperature = TEMPERATURE if temperature is None else temperature
+        if not 0 < temperature < float("inf"):
+            raise UsageError(f"temperature = {temperature}: expected above 0")
+        return temperature, pool or "mean"
 
     def train(self) -> Result:
         """Train, save, and say what came of it."""
-        c = self.config
-        self.directory = RunDirectory(c.save_dir, "contrastive", bool(c.force))
+        c, found = self.config, self.found
+        if found is None:
+            self.directory = RunDirectory(c.save_dir, "contrastive", bool(c.force))
+        else:
+            self.directory = found.directory
+        self.saver = Saver(self.directory.checkpoints, c.checkpoint_every)
         began = time.perf_counter()
         try:
-            kept = msgspec.structs.replace(c, save_dir=None, force=None)
-            flags = f"# with --temperature {self.temperature!r} --pool-mode {self.pool}\n"
-            self.directory.open(flags + settings.to_toml(kept), self.early.buffer)
-            self.early.setLevel(logging.CRITICAL)
+            self._open()
             self._say_plan()
-            self._evaluate(0, 0)
-            done = self._steps()
+            if self.done == 0:
+                self._evaluate(0, 0)
+            self._steps()
+            if not self.saver.has(self.done):
+                self._save_checkpoint()
             if self.best_weights is not None and self.stopped != "signal":
                 self.model.weights[...] = self.best_weights
             weights = self._save()
@@ -190,14 +138,14 @@ class _Run:
         finally:
             self.directory.close()
             self.trainer.close()
-            if not self.losses:  # it ended before its first step
+            if self.done == 0:  # it ended before its first step
                 self.directory.discard()
         tenth = max(1, len(self.losses) // 10)
         return Result(
             model=self.model,
             run_directory=self.directory.path,
             weights=weights,
-            steps=done,
+            steps=self.done,
             first_loss=float(np.mean(self.losses[:tenth])),
             last_loss=float(np.mean(self.losses[-tenth:])),
             before=self.before,
@@ -205,6 +153,23 @@ class _Run:
             stopped=self.stopped,
             seconds=time.perf_counter() - began,
         )
+
+    def _open(self) -> None:
+        """Open the run's files; of a run that goes on, up to its checkpoint."""
+        self.saver.clean()
+        goes_on_at = None
+        if self.found is not None:
+            self.saver.newest = self.found.path
+            goes_on_at = self.found.state.metrics_bytes
+        flags = f"# with --temperature {self.temperature!r} --pool-mode {self.pool}\n"
+        text = flags + settings.to_toml(self._kept_settings())
+        self.directory.open(text, self.early.buffer, goes_on_at)
+        self.early.setLevel(logging.CRITICAL)
+        self.losses = self.directory.losses() if self.found is not None else []
+
+    def _kept_settings(self) -> TrainConfig:
+        """Where and how the run was started is no setting of it."""
+        return msgspec.structs.replace(self.config, save_dir=None, force=None, resume=None)
 
     def _say_plan(self) -> None:
         plan = self.plan
@@ -224,10 +189,12 @@ class _Run:
             described = describe(self.model.config)
             self.on_start(Prepared(self.directory.path, described, self.course.steps))
 
-    def _steps(self) -> int:
-        """All updates, or those until somebody or patience ends the run; how many they were."""
+    def _steps(self) -> None:
+        """All updates that are left, or those until somebody or patience ends the run."""
         schedule = self.course.schedule(self.trainer.rules)
-        for step in range(self.course.steps):
+        self._judge(None)
+        while self.done < self.course.steps and self.stopped is None:
+            step = self.done
             began = time.perf_counter()
             epoch, [rows] = self.course.update(step)
             queries = [self.pairs.queries[i] for i in rows]
@@ -242,11 +209,9 @@ class _Run:
             self._after_step(report)
             if self.should_stop is not None and self.should_stop():
                 self.stopped = self.stopped or "signal"
-            if self.stopped is not None:
-                return step + 1
-        return self.course.steps
 
     def _after_step(self, report: Report) -> None:
+        self.done = report.step
         self.losses.append(report.loss)
         self.directory.record(
             {"step": report.step, "epoch": report.epoch, "loss": report.loss, "lr": report.lr,
@@ -262,6 +227,8 @@ class _Run:
             self._evaluate(report.step, report.epoch)
         if ends_epoch:
             self._end_epoch(report.epoch)
+        if report.step < self.course.steps and self.saver.due(report.step):
+            self._save_checkpoint()
 
     def _end_epoch(self, epoch: int) -> None:
         mean = float(np.mean(self.losses[-self.course.epoch_steps[epoch - 1] :]))
@@ -288,14 +255,17 @@ class _Run:
                       " (best so far)" if best and step else "")  # fmt: skip
         if best:
             self.best, self.best_weights = evaluated, self.model.weights.copy()
+            if 0 < step < self.course.steps and not self._is_source(self.directory.weights):
+                self.trainer.save(self.directory.weights)  # should the machine stop, it is safe
         self._judge(best)
         self.before = self.before or evaluated
         if self.on_eval is not None:
             self.on_eval(evaluated)
 
-    def _judge(self, better: bool) -> None:
-        """Count what has brought nothing; patience may end the run."""
-        self.misses = 0 if better else self.misses + 1
+    def _judge(self, better: bool | None) -> None:
+        """Count what has brought nothing; patience may end the run. None: nothing was looked at."""
+        if better is not None:
+            self.misses = 0 if better else self.misses + 1
         if self.config.patience and self.misses >= self.config.patience:
             self.stopped = self.stopped or "patience"
 
@@ -315,49 +285,58 @@ class _Run:
         )  # fmt: skip
         self.lines = []
 
+    # --- the state of the run -----------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        self.saver.save(self.done, self._state, self.best.step if self.best else None)
+
+    def _state(self) -> Checkpoint:
+        state = State(
+            settings=settings.to_dict(self._kept_settings()),
+            folder=os.getcwd(),
+            temperature=self.temperature,
+            pool=self.pool,
+            pairs=fingerprint(self.pairs),
+            validation=fingerprint(self.validation) if self.validation else None,
+            step=self.done,
+            metrics_bytes=self.directory.sync_metrics(),
+            misses=self.misses,
+            lowest=self.lowest if self.lowest < float("inf") else None,
+            before=self.before,
+            best=self.best,
+        )
+        held = {} if self.best_weights is None else {"best_weights": self.best_weights}
+        return self.trainer.checkpoint(held, msgspec.to_builtins(state))
+
+    def _restore(self, found: Found) -> None:
+        """Be where the checkpoint was written; `_state` in reverse."""
+        then, c = found.state, self.config
+        found.check_pairs(self.pairs, c.dataset or "", then.pairs)
+        if self.validation is not None:
+            found.check_pairs(self.validation, c.val_dataset or "", then.validation)
+        if then.step > self.course.steps:
+            raise UsageError(
+                f"the run in {found.directory.path} has made {then.step} steps already:"
+                f" it cannot end after {self.course.steps}"
+            )
+        self.trainer.restore(found.checkpoint)
+        self.done, self.misses = then.step, then.misses
+        self.lowest = float("inf") if then.lowest is None else then.lowest
+        self.before, self.best = then.before, then.best
+        self.best_weights = found.checkpoint.buffers.get("best_weights")
+
     def _save(self) -> list[Path]:
         targets = [self.directory.weights]
         if self.config.output is not None and self.stopped != "signal":
             targets.append(Path(self.config.output))
         for path in targets:
+            if self._is_source(path):
+                keep_old(path)
             self.trainer.save(path)
             log.info("saved    %s", path)
         return targets
 
-
-# --- from settings to objects ------------------------------------------------------------------
-
-
-def _model_and_settings(given: TrainConfig) -> tuple[Model, TrainConfig]:
-    """The model to begin with, and every setting of the run."""
-    if given.dataset is None:
-        raise UsageError("no pairs given: expected a pair file (--pairs)")
-    for name in WITHOUT_MEANING:
-        if getattr(given, name) is not None:
-            raise UsageError(f"{name}: not for contrastive training")
-    if (given.accumulation or 1) > 1:
-        raise UsageError(
-            "accumulation: not for contrastive training: take larger batches, which need no more"
-            " memory and give each pair more to be told from"
-        )
-    model_path = given.model or "new"
-    given = msgspec.structs.replace(given, model=model_path)
-    defaults = TrainConfig(patience=PATIENCE)
-    if model_path == "new":
-        given = settings.merge(given, TrainConfig(domain=DOMAIN))
-    model, source = start_model(given)
-    if source is not None:
-        defaults = settings.merge(defaults, FINE_TUNING)
-        if not model.metadata.domain:
-            model.metadata = replace(model.metadata, domain=DOMAIN)
-    given = settings.merge(given, defaults)
-    resolved = settings.resolve(given, new_model=source is None)
-    if resolved.batch_size == 1:
-        raise UsageError("batch_size = 1: expected 2 or more: a pair is told from the others")
-    return model, resolved
-
-
-def _plan(c: TrainConfig) -> Plan:
-    names = ("epochs", "batch_size", "lr", "warmup_steps", "min_lr", "max_steps", "shuffle",
-             "seed")  # fmt: skip
-    return Plan(**{name: getattr(c, name) for name in names})
+    def _is_source(self, path: Path) -> bool:
+        """Whether this is the file of the model that the run began with."""
+        source = self.config.model
+        return source not in (None, "new") and path.resolve() == Path(source).resolve()

@@ -1,0 +1,49 @@
+"""Contrastive training: pairs of texts in, a model that embeds out; `calmgrad contrastive`."""
+
+import logging
+from collections.abc import Callable
+from logging.handlers import MemoryHandler
+
+from calmgrad.contrastive.events import Evaluated, Prepared, Result
+from calmgrad.contrastive.run import Run
+from calmgrad.loop import Report
+from calmgrad.settings import TrainConfig
+
+__all__ = ["Evaluated", "Prepared", "Result", "train_contrastive"]
+
+
+def train_contrastive(
+    config: TrainConfig,
+    *,
+    temperature: float | None = None,
+    pool: str | None = None,
+    strict: bool = False,
+    on_start: Callable[[Prepared], object] | None = None,
+    on_step: Callable[[Report], object] | None = None,
+    on_eval: Callable[[Evaluated], object] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Result:
+    """Train a model so that the embedding of a query is near that of its passage.
+
+    Args:
+        config: as for `calmgrad.train`; `dataset` and `val_dataset` are pair files (FORMATS §6),
+            and `resume` is a run directory or one of its checkpoints.
+        temperature: of InfoNCE's softmax; 0.07 if not given, or that of the run to go on with.
+        pool: "mean" over all positions of a sequence, or "last"; likewise.
+        strict: refuse pair files with anything to warn of.
+        on_start, on_step, on_eval: called before the first step, after each, after evaluations.
+        should_stop: asked after each update; True ends the run there, its weights saved.
+
+    Raises:
+        UsageError, FileError, DivergedError, DiskError: with one line that says what and where.
+    """
+    logger = logging.getLogger("calmgrad")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    early = MemoryHandler(1000, flushLevel=logging.CRITICAL)
+    logger.addHandler(early)
+    calls = (on_start, on_step, on_eval, should_stop)
+    try:
+        return Run(config, temperature, pool, strict, early, *calls).train()
+    finally:
+        logger.removeHandler(early)

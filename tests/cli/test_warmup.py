@@ -1,0 +1,31 @@
+"""calmgrad warmup"""
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import Run
+
+
+def test_nothing_is_compiled_after_it(run: Run, dataset: Path) -> None:
+    folder = Path(json.loads(run("warmup", "--json").stdout)["folder"])
+    compiled = sorted(folder.rglob("*.nb[ci]"))
+    assert compiled
+    times = [file.stat().st_mtime_ns for file in compiled]
+    run("train", "-m", "new", "-d", dataset, "--val-dataset", dataset, "--max-steps", 2)
+    result = json.loads(run("warmup", "--json").stdout)
+    assert result["compiled"] == 0
+    assert result["seconds"] > 0
+    assert sorted(folder.rglob("*.nb[ci]")) == compiled
+    assert [file.stat().st_mtime_ns for file in compiled] == times
+
+
+def test_no_folder_to_keep_them(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("warmup", code=5, cache=tmp_path / "file" / "cache")
+    assert done.stderr.splitlines()[-1].startswith("error: no private folder")
+    assert done.stdout == ""
+
+
+def test_verbose(run: Run) -> None:
+    done = run("-v", "info", "nothing.cwgt", code=3)
+    assert done.stderr.startswith("blas     ")

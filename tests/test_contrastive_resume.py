@@ -1,0 +1,114 @@
+"""Contrastive runs that were ended go on as if nothing had happened."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import calmgrad
+from calmgrad.contrastive import train_contrastive
+from calmgrad.contrastive.events import Result
+from calmgrad.errors import CalmgradError, FileError, UsageError
+from calmgrad.settings import TrainConfig
+
+GIVEN: dict[str, Any] = dict(
+    d_model=16, n_layers=1, batch_size=8, lr=1e-2, warmup_steps=0, epochs=3, eval_every=2,
+    threads=1, checkpoint_every=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    letters = np.random.default_rng(0).choice(list("abcdefghijklm"), (24, 6))
+    words = ["".join(row) for row in letters]
+    blocks = [f"<QUERY>{word.upper()}\n<ATN>\n<REF>{word} {word} {word}" for word in words]
+    (tmp_path / "pairs.txt").write_text("\n\n".join(blocks))
+    return "pairs.txt"
+
+
+def run(pairs: str, folder: str, stop_after: int | None = None, **keys: Any) -> Result:
+    config = TrainConfig(dataset=pairs, val_dataset=pairs, save_dir=folder, **(GIVEN | keys))
+    return ended(config, stop_after)
+
+
+def ended(config: TrainConfig, stop_after: int | None = None) -> Result:
+    steps: list[Any] = []
+    stop = None if stop_after is None else lambda: len(steps) >= stop_after
+    return train_contrastive(config, on_step=steps.append, should_stop=stop)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 8])
+def test_a_resumed_run_ends_with_the_same_bytes(pairs: str, step: int) -> None:
+    whole = run(pairs, "whole")
+    assert whole.steps == 9
+    run(pairs, "parts", step)
+    again = ended(TrainConfig(resume="parts", threads=2))
+    assert again.run_directory == Path("parts")
+    for name in ("model.cwgt", "metrics.jsonl"):
+        assert (Path("parts") / name).read_bytes() == (Path("whole") / name).read_bytes(), name
+    assert again.best == whole.best
+    assert (again.first_loss, again.last_loss) == (whole.first_loss, whole.last_loss)
+
+
+def test_patience_goes_on_counting(pairs: str) -> None:
+    keys: dict[str, Any] = dict(val_dataset=None, lr=0.0, patience=2, epochs=9, shuffle=False)
+    config = TrainConfig(dataset=pairs, save_dir="whole", **(GIVEN | keys))
+    assert ended(config).steps == 9  # the second and the third epoch were no better
+    ended(TrainConfig(dataset=pairs, save_dir="parts", **(GIVEN | keys)), 7)
+    again = ended(TrainConfig(resume="parts"))
+    assert (again.steps, again.stopped) == (9, "patience")
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(pairs: str) -> None:
+    whole = run(pairs, "whole")
+
+    def die(report: Any) -> None:
+        if report.step == 6:
+            raise RuntimeError("killed")
+
+    given = GIVEN | {"checkpoint_every": 4}
+    config = TrainConfig(dataset=pairs, val_dataset=pairs, save_dir="parts", **given)
+    with pytest.raises(RuntimeError):
+        train_contrastive(config, on_step=die)
+    again = ended(TrainConfig(resume="parts"))
+    assert again.model.weights.tobytes() == whole.model.weights.tobytes()
+    assert (Path("parts") / "metrics.jsonl").read_bytes() == (
+        Path("whole") / "metrics.jsonl"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "message"),
+    [
+        ({"resume": "none"}, UsageError, "none: no such run directory"),
+        ({"resume": "empty"}, FileError, "empty: no checkpoint to resume from"),
+        ({"resume": "lm"}, FileError, "not of a contrastive run"),
+        ({"lr": 0.5}, UsageError, "lr = 0.5: the run in parts has 0.01"),
+        ({"max_steps": 1}, UsageError, "has made 2 steps already"),
+        ({"dataset": "other.txt"}, FileError, "other.txt: not the pairs that"),
+    ],
+)
+def test_what_is_refused(
+    pairs: str, keys: dict[str, Any], error: type[CalmgradError], message: str
+) -> None:
+    run(pairs, "parts", 2)
+    Path("empty").mkdir()
+    Path("other.txt").write_text(Path(pairs).read_text().replace("a", "z"))
+    if keys.get("resume") == "lm":
+        calmgrad.write_dataset("lm.ctds", [[65, 66, 67, 68, 69]] * 4, [0] * 4)
+        calmgrad.train(
+            dataset="lm.ctds", model="new", d_model=16, n_layers=1, max_steps=2, save_dir="lm"
+        )
+    before = sorted(str(p) for p in Path("parts").rglob("*"))
+    with pytest.raises(error, match=message):
+        train_contrastive(TrainConfig(**({"resume": "parts"} | keys)))
+    assert sorted(str(p) for p in Path("parts").rglob("*")) == before
+    assert ended(TrainConfig(resume="parts")).steps == 9  # the lock is free, the run is whole
+
+
+def test_another_temperature_is_refused(pairs: str) -> None:
+    run(pairs, "parts", 2)
+    with pytest.raises(UsageError, match=r"temperature = 0.5: the run has 0.07"):
+        train_contrastive(TrainConfig(resume="parts"), temperature=0.5)
