@@ -84,11 +84,13 @@ class Template:
     @property
     def text_fields(self) -> tuple[str, ...]:
         """The fields whose value is one text: no lists, and nothing inside repeated entries."""
-        names = []
+        names, lists = [], set()
         for entry in self.entries:
             if entry.kind == "frame":
                 names += [entry.field, *(sub.field for sub in entry.subtokens)]
-        return tuple(dict.fromkeys(name for name in names if name))
+            else:
+                lists.add(entry.field)
+        return tuple(dict.fromkeys(name for name in names if name and name not in lists))
 
     def build(self, fields: Mapping[str, Any], l_max: int = 768, eos: bool = False) -> list[int]:
         """Tokens of a context; arguments and errors as in `build_sequence`."""

@@ -51,8 +51,9 @@ def test_where_text_without_fields_goes() -> None:
     assert typed("x", "BOS;ATN") == {"input": "x"}
     assert typed("x", "") == {"input": "x"}
     assert typed("", "COMP:c+") == {}
-    with pytest.raises(ValueError, match="first field, c, cannot hold typed text"):
-        typed("x", "COMP:c+")
+    for template in ("COMP:c+", "CWD:c;COMP:c+"):  # a field cannot be a text and a list
+        with pytest.raises(ValueError, match="first field, c, cannot hold typed text"):
+            typed("x", template)
 
 
 @pytest.mark.parametrize(
