@@ -108,7 +108,7 @@ def test_what_is_refused(run: Run, dataset: Path, tmp_path: Path) -> None:
     said = run("train", *both, "--ewc-lambda", 1, code=2).stderr
     assert "m.cwgt has no Fisher data; `calmgrad fisher`" in said
     said = run("evaluate", *both, "-d", dataset, "--worst", 1, code=2).stderr
-    assert "--worst: only with one data set" in said
+    assert "only with one data set and without --before" in said
     said = run("fisher", *both, "-o", "no/f.cwgt", code=5).stderr
     assert "no/f.cwgt: cannot be written" in said
 
