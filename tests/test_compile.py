@@ -1,4 +1,4 @@
-"""The cache of compiled kernels does without what it cannot read (of writing: test_kernel_cache)."""
+"""The cache of compiled kernels does without what it cannot read."""
 
 from collections.abc import Callable
 from pathlib import Path
