@@ -11,10 +11,10 @@ from dataclasses import dataclass
 # A value as it stands after an option or a name; not what a variable or a command gives, nor
 # the name of a file.
 _PATH = r"(?:~|\.{1,2})/|/(?:etc|home|usr|var|tmp|opt|root|run|dev|mnt|srv|Users|proc)/"
-_VALUE = rf"""(?!["']?(?:\$[({{\w]|`|<|{_PATH}))["']?(?P<secret>[^\s"']+)"""
+_VALUE = rf"""(?!["']?(?:\$[({{\w]|`|<|{_PATH}))["']{{0,2}}(?P<secret>[^\s"']+)"""
 # How the name of an option or a variable ends that holds a secret.
 _SECRET_NAME = (
-    r"(?:pass(?:word|wd|phrase|code)?|secret|token|credentials?|otp|(?<![a-z])(?:pw|pwd|auth|pin|psk)"
+    r"(?:pass(?:word|wort|wd|phrase|code)?|kennwort|secret|token|credentials?|otp|(?<![a-z])(?:pw|pwd|auth|pin|psk)|_pat"
     r"|(?:api|access|account|auth|private|secret|master|sign|signing|encryption|storage|shared)key"
     r"|[a-z0-9][_-]key)"
 )
@@ -64,13 +64,14 @@ PATTERNS = (
     ),
     _pattern(
         "secret option",
-        rf"(?<!\S)--?[\w-]{{0,40}}?{_SECRET_NAME}(?:\s*=\s*|\s+){_VALUE}",
+        rf"(?<!\S)--?[\w-]{{0,40}}?{_SECRET_NAME}(?:[_-]?string|\d)?(?:\s*=\s*|\s+){_VALUE}",
         "rabbit --password hunter22 status",
         _ANY_CASE,
     ),
     _pattern(
         "secret assigned to a name",
-        rf"{_SECRET_NAME}(?:[_-]?\d+)?[\"']?\s*(?:=|:(?!:|//))\s*{_VALUE}",
+        rf"{_SECRET_NAME}(?:[_-]?\d+)?[\"']?\]?\s*(?:\+?=|:(?!:|//))\s*{_VALUE}"
+        r"|(?<![\w.-])(?-i:KEY)=(?![\"']?[$`<]|\s)\S",
         "export DB_PASSWORD=hunter22",
         _ANY_CASE,
     ),
@@ -89,16 +90,16 @@ PATTERNS = (
     ),
     _pattern(
         "user and password for curl, wget or http",
-        r"\b(?:curl|wget|https?|xh)\b[^|;&\n]*?\s(?:-u|--user|--proxy-user|-U|-a|--auth)[\s=]*"
+        r"\b(?:curl|wget|https?|xh)\b[^|;&\n]*?\s(?:-\w*[uUa]|--user|--proxy-user|--auth|--cert|-E)[\s=]*"
         r"[\"']?[^\s:\"'$]+:(?!\$)(?P<secret>[^\s\"']+)"
         r"|\bcurl\b[^|;&\n]*?\s(?:-b|--cookie)[\s=]*[\"']?[^\s\"'$]+=",
         "curl -u ann:hunter22 https://example.org",
     ),
     _pattern(
         "password of a database client",
-        rf"\b(?:{_MYSQL})\b[^|;&\n]*?\s-p(?!\$|[\"']\$)[\"']?(?P<secret>[^\s\"']+)"
-        rf"|\b(?:redis-cli)\b[^|;&\n]*?\s-a\s+(?!\$|[\"']\$)\S+"
-        rf"|\b(?:sqlcmd|mongo|mongosh|mongodump|bcp)\b[^|;&\n]*?\s-[pP]\s*(?!\$|[\"']\$)[^\s-]\S*",
+        rf"\b(?:{_MYSQL})\b[^|;&\n]*?\s[\"'\\]?-p(?!\$|[\"']\$)[\"']?(?P<secret>[^\s\"']+)"
+        rf"|\b(?:redis-cli)\b[^|;&\n]*?\s(?:-a\s*|(?i:auth)\s+)(?!\$|[\"']\$)\S+"
+        rf"|\b(?:sqlcmd|mongo|mongosh|mongodump|bcp|mosquitto_\w+)\b[^|;&\n]*?\s-[pP]\s*(?!\$|[\"']\$)[^\s-]\S*",
         "mysql -u root -phunter22 shop",
     ),
     _pattern(
@@ -109,9 +110,10 @@ PATTERNS = (
     ),
     _pattern(
         "token of a login",
-        rf"\b(?:vault|gh|npm|doctl|heroku|fly|huggingface-cli|hf|wandb|infisical|bw|lpass)\b"
-        rf"[^|;&\n]*?\s(?:login|unlock)\s+(?!-){_VALUE}"
+        rf"\b(?:vault|gh|npm|doctl|heroku|fly|huggingface-cli|hf|wandb|infisical|bw|lpass|cargo)\b"
+        rf"[^|;&\n]*?\s(?:login|unlock|unseal)\s+(?!-){_VALUE}"
         r"|\bngrok\b[^|;&\n]*auth-?token\s+\S|\bwalletpassphrase\s+\S"
+        r"|\bdoctl\b[^|;&\n]*?\s-t\s+\S|\bnuget\s+setapikey\s+\S"
         r"|\blogin\s+\S+\s+(?!-)\S*\d",
         "wandb login 4f9a1c77",
     ),
@@ -119,14 +121,16 @@ PATTERNS = (
         "sshpass, smbclient, rdp or ipmi password",
         rf"\bsshpass\s+-p\s*{_VALUE}"
         r"|(?<=\s)-U\s*[\"']?[^\s%\"']+%(?!\$)[^\s\"']+"
-        r"|(?<=\s)/p:(?!\$)\S+"
+        r"|(?<=\s)/p:(?!\$)\S+|\bsmbclient\s+[\\/]\S+\s+[^\s-]"
+        r"|\b(?:lftp|ncftp\w*)\b[^|;&\n]*?\s-u\s*[^\s,]+,(?!\$)[^\s]"
+        r"|\b(?:etcdctl|transmission-\w+)\b[^|;&\n]*?\s(?:--user|--auth|-n)[\s=]*[^\s:$]+:(?!\$)\S"
         r"|\b(?:ipmitool|ldap\w+)\b[^|;&\n]*?\s-[wP]\s*(?!\$|[\"']\$)[^\s-]\S*",
         "sshpass -p hunter22 ssh ann@example.org",
     ),
     _pattern(
         "password of an archive, key or certificate",
-        rf"\b(?:zip|unzip)\b[^|;&\n]*?\s-P\s*{_VALUE}"
-        r"|\b(?:7z[ar]?|rar|unrar)\b[^|;&\n]*?\s-(?:p|hp)(?!\$)[^\s-]\S*"
+        rf"\b(?:zip|unzip)\b[^|;&\n]*?\s-\w*P\s*{_VALUE}"
+        r"|\b(?:7z[ar]?|rar|unrar)\b[^|;&\n]*?\s[\"']?-(?:p|hp)(?!\$)[^\s-]\S*"
         r"|\bpass:(?!\$)[^\s\"']+"
         r"|\b(?:ssh-keygen)\b[^|;&\n]*?\s-[NP]\s*[\"']?(?!\$)[^\s\"'-][^\s\"']*"
         r"|\bopenssl\b[^|;&\n]*?\s-[kK]\s+(?!\$|[\"']\$)\S+"
@@ -135,16 +139,20 @@ PATTERNS = (
     ),
     _pattern(
         "password given to a program that sets or asks one",
-        r"(?:\becho\b|\bprintf\b|<<<)[^|;&\n]*(?:\|\s*)?[^|;&\n]*"
+        r"(?:\becho\b|\bprintf\b|\byes\b|<<<)[^|;&\n]*(?:\|[^|;&\n]*)?"
         r"(?:\bsudo\s+(?:-\w+\s+)*-\w*S|\bchpasswd\b|\bpasswd\b|--password-stdin|--with-token"
-        r"|\bcryptsetup\b|\bopenssl\s+passwd\b)"
-        r"|\b(?:\w*pass\w*|cryptsetup|sudo|login|--password-stdin|--with-token)\b[^|;&\n]*<<<"
+        r"|\bcryptsetup\b|\bopenssl\s+passwd\b|\bkinit\b|\|\s*su\b"
+        r"|\|\s*base64\b(?!\s+(?:-\w*[dD]|--decode)))"
+        r"|\b(?:\w*pass\w*|cryptsetup|sudo|login|--password-stdin|--with-token|ssh-add|kinit)\b"
+        r"[^|;&\n]*<<<"
+        r"|(?:pass\w*|secrets?|token|key|cryptsetup)\b[^|;&\n]*<\(\s*(?:echo|printf)\b"
+        r"|(?:\becho\b|\bprintf\b)[^|;&\n>]*>{1,2}\s*[\"']?[^\s|;&>]*(?:pass|secret|token|cred|netrc)"
         r"|(?:\becho\b|\bprintf\b)[^|;&\n]*\|[^|;&\n]*\b(?:\w*pass\w*|secrets?)\s"
         r"|\b(?:useradd|usermod)\b[^|;&\n]*?\s-p\s*\S|\bexpect\b[^|]*\bsend\b"
-        r"|\bsqlplus\b[^|;&\n]*?\s\w+/\w|\bnet\s+use\b[^|;&\n]*\s/user:"
-        r"|\biwconfig\b[^|;&\n]*\skey\s+\S|\bsnmp\w+\b[^|;&\n]*?\s-[AXc]\s*\S"
+        r"|\b(?:sqlplus|[ei]mpdp|sqlldr|rman)\b[^|;&\n]*?\s\w+/\w|\bnet\s+use\b[^|;&\n]*\s/user:"
+        r"|\biw(?:config)?\b[^|;&\n]*\skey\s+\S|\bsnmp\w+\b[^|;&\n]*?\s-[AXc]\s*\S"
         r"|\bopenssl\s+passwd\b[^|;&\n]*\s[^\s-]\S*\s*$"
-        r"|\bhtpasswd\s+-\w*b\w*\s|\bwpa_passphrase\s+\S+\s+\S|\brclone\s+obscure\s+\S"
+        r"|\bhtpasswd\s+-\w*b\w*\s|\bwpa_passphrase\s+\S+\s+\S|(?<![\w-])mkpasswd\s(?:[^|;&\n]*\s)?[^\s-]|\brclone\s+obscure\s+\S"
         r"|\bansible-vault\s+encrypt_string\s+\S|\bnet\s+user\s+\S+\s+\S"
         r"|\bsecurity\s+add-\w+-password\b|\bcaddy\s+hash-password\b"
         r"|\bset-?(?:pass(?:word)?|secret|token)\s+\S",
@@ -161,7 +169,10 @@ PATTERNS = (
         r"\bkubectl\b[^|;&\n]*\bcreate\s+secret\b"
         r"|\baws\s+configure\s+set\s+\S*(?:key|token|secret)\S*\s+\S"
         r"|\b(?:npm|yarn|pnpm)\s+config\s+set\s+\S*(?:auth|token|password)\S*\s+\S"
-        r"|\bcomposer\s+config\b[^|;&\n]*(?:oauth|token|basic)\S*\s+\S"
+        r"|\b(?:composer|poetry)\s+config\b[^|;&\n]*(?:oauth|token|basic)\S*\s+\S"
+        r"|\bbundle\s+config\b[^|;&\n]*?\s[^\s:/]+:[^\s/]|\btravis\s+encrypt\s+\S"
+        r"|\bmc\s+(?:alias\s+set|config\s+host\s+add)\s+\S+\s+\S+\s+\S+\s+\S"
+        r"|\brabbitmqctl\s+add_user\s+\S+\s+\S|\bSecureString\b"
         r"|\bgit\s+config\b[^|;&\n]*(?:token|password|secret|extraheader)\S*\s+\S"
         r"|\b(?:gh|fly|wrangler|heroku|doppler|flyctl)\b[^|;&\n]*\bsecrets?\s+(?:set|put|import)\b",
         "aws configure set aws_secret_access_key wJalrXUtn",
@@ -176,7 +187,9 @@ PATTERNS = (
     ),
     _pattern(
         "secret after a name",
-        rf"_(?:pass\w*|secret|token|key|auth)\s+{_VALUE}",
+        rf"_(?:pass\w*|secret|token|key|auth)\s+{_VALUE}"
+        rf"|\bset(?:env)?\s+(?:-\w+\s+)*\w*{_SECRET_NAME}\s+(?![\"']?[$`])\S"
+        rf"|(?:\b(?:input|user|owner)_pw|(?<=\s)-[uo]pw)\s+\S",
         "set -gx API_TOKEN hunter22",
         _ANY_CASE,
     ),
@@ -194,7 +207,7 @@ PATTERNS = (
         r"|\bnpm_\w{20,}|\bpypi-[\w-]{16,}|\bhf_\w{16,}|\bSG\.[\w-]{16,}|\bdckr_pat_[\w-]{16,}"
         r"|\bhv[sbr]\.[\w-]{16,}|\bATATT[\w=-]{16,}|\bshp(?:at|ca|pa|ss)_\w{16,}|\blin_api_\w{16,}"
         r"|\bsq0\w{3}-[\w-]{16,}|\bdp\.\w{2}\.\w{16,}|\bnf[pc]_\w{16,}|\bNRAK-\w{16,}"
-        r"|\bkey-[0-9a-f]{32}|\bAGE-SECRET-KEY-1\w+|\b\d{8,10}:[\w-]{35}\b|\bgsk_\w{16,}"
+        r"|\bkey-[0-9a-f]{32}|\bAGE-SECRET-KEY-1\w+|(?:\b|bot)\d{8,10}:[\w-]{35}\b|\bgsk_\w{16,}"
         r"|hooks\.slack\.com/services/\w|discord(?:app)?\.com/api/webhooks/\d",
         "gh auth status --hostname ghp_abcdefghijklmnop0123",
     ),
@@ -205,7 +218,7 @@ PATTERNS = (
     ),
     _pattern(
         "private key",
-        r"-----BEGIN [A-Z0-9 ]*(?:PRIVATE KEY|OPENSSH|PGP MESSAGE)",
+        r"-----BEGIN [A-Z0-9 ]*(?:PRIVATE KEY|OPENSSH|PGP MESSAGE)[^-]*(?:-----[^-]+)?",
         "echo '-----BEGIN OPENSSH PRIVATE KEY-----' > k",
     ),
     _pattern(
@@ -220,30 +233,62 @@ PATTERNS = (
         "unlock Zx8Kq2vT9mLw4RbN7cYd1",
     ),
     _pattern(
+        "line of base64, as of a key",
+        r"\A\s*(?=\S*[a-z])(?=\S*[A-Z])(?=\S*\d)(?P<secret>[A-Za-z0-9+/]{40,}={0,2})\s*\Z",
+        "b3BlbnNzaC1rZXktdjEAAAAABG5v/mUAAAAEbm9uZQAAAAAA",
+    ),
+    _pattern(
+        "line of a password file",
+        r"^[\w.*-]+:(?:\d+|\*):[^\s:]+:[^\s:]+:(?!\$)(?P<secret>[^\s:/]+)$",
+        "db.example.org:5432:shop:ann:hunter22",
+        re.MULTILINE,
+    ),
+    _pattern(
         "a lone word like a password",
         r"\A\s*(?![-./~])(?=\S*[a-z])(?=\S*\d)(?=\S*[A-Z!@#$%^&*?+])"
         r"(?P<secret>[^\s/=.]{8,})\s*\Z",
         "Hunter22!",
     ),
 )
+_KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
 # Where a long hexadecimal string is the name of a commit or of a file's content.
 _HASHES = re.compile(r"\Agit\s|\bsha(?:256|512|1)|\bmd5sum\b|\bdocker\s+(?:rmi?|inspect|logs)\b")
 
 
 def find_secret(command: str) -> tuple[Pattern, str] | None:
     """The first kind of secret found in a command, and the secret; None if there is none."""
+    texts = _readings(command)
     for pattern in PATTERNS:
         if pattern.name == "long hexadecimal string" and _HASHES.search(command):
             continue
-        if match := pattern.regex.search(command):
-            return pattern, _secret_of(match)
+        for text in texts:
+            if match := pattern.regex.search(text):
+                return pattern, _secret_of(match, command)
     return None
 
 
-def _secret_of(match: re.Match[str]) -> str:
-    """What the pattern says is the secret, or all that it found."""
-    secret: str | None = match.groupdict().get("secret")
-    return match[0] if secret is None else secret
+# A backslash at the end of a line, and what stands in quotes.
+_CONTINUATION = re.compile(r"\\\r?\n")
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+_NO_SEPARATORS = str.maketrans("|;&\n", ",,, ")
+
+
+def _readings(command: str) -> tuple[str, ...]:
+    """The command, and, where it differs, as the shell reads it, with every character in its place.
+
+    The shell joins continued lines, and a separator in quotes is none: `curl 'h?a=1&b=2' -u ann:pw`
+    is one command. The patterns look no further than the next separator.
+    """
+    joined = _CONTINUATION.sub(lambda match: " " * len(match[0]), command)
+    read = _QUOTED.sub(lambda match: match[0].translate(_NO_SEPARATORS), joined)
+    return tuple(dict.fromkeys((joined, read)))
+
+
+def _secret_of(match: re.Match[str], command: str) -> str:
+    """What the pattern says is the secret, or all that it found, as it stands in the command."""
+    named = match.re.groupindex.get("secret")
+    start, end = match.span("secret") if named and match["secret"] is not None else match.span()
+    return command[start:end]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +301,7 @@ class Removed:
 
 
 REUSED = "secret of another command"
+LINE_OF_KEY = "line of a private key"
 
 
 def _is_telling(secret: str) -> bool:
@@ -271,9 +317,12 @@ def remove_secrets(commands: Sequence[str]) -> tuple[list[int], list[Removed]]:
     found = {i: hit for i, command in enumerate(commands) if (hit := find_secret(command))}
     secrets = {secret for _, secret in found.values() if _is_telling(secret)}
     reused = re.compile("|".join(map(re.escape, sorted(secrets, key=len, reverse=True))))
+    key_lines = _lines_of_keys(commands)
     kept, removed = [], []
     for i, command in enumerate(commands):
-        if i in found:
+        if i in key_lines:
+            removed.append(Removed(i, LINE_OF_KEY, "…"))
+        elif i in found:
             removed.append(Removed(i, found[i][0].name, masked_command(command)))
         elif secrets and reused.search(command):
             hidden = reused.sub(lambda match: masked(match[0]), command)
@@ -283,10 +332,32 @@ def remove_secrets(commands: Sequence[str]) -> tuple[list[int], list[Removed]]:
     return kept, removed
 
 
+def _lines_of_keys(commands: Sequence[str]) -> set[int]:
+    """The numbers of the commands that are lines of a private key.
+
+    A history without times keeps a pasted key as one command a line, down to its END line;
+    without one, 100 lines are taken for the key.
+    """
+    lines: set[int] = set()
+    last = -1
+    for i, command in enumerate(commands):
+        ends = "-----END " in command
+        if i <= last:
+            lines.add(i)
+            last = -1 if ends else last
+        elif _KEY_BEGINS.search(command) and not ends:
+            last = i + 100
+    return lines
+
+
 def masked_command(command: str) -> str:
     """The command with all that any pattern finds in it masked."""
     for pattern in PATTERNS:
-        secrets = {_secret_of(match) for match in pattern.regex.finditer(command)}
+        secrets = {
+            _secret_of(match, command)
+            for text in _readings(command)
+            for match in pattern.regex.finditer(text)
+        }
         for secret in sorted(secrets, key=len, reverse=True):
             command = command.replace(secret, masked(secret))
     return command

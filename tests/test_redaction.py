@@ -64,6 +64,46 @@ smbmap -u a -p b -H h
 bw unlock hunter22
 iwconfig wlan0 key s:hunter22
 curl 'https://h/f?X-Amz-Signature=00ff'
+curl -H 'Accept: a; b' -u ann:hunter22 u
+curl 'https://h/?a=1&b=2' -u ann:hunter22
+curl -sSku admin:hunter22 u
+curl -E cert.pem:hunter22 u
+mysql -u root "-phunter22" shop
+redis-cli -h h AUTH hunter22
+mosquitto_pub -u ann -P hunter22 -t x
+set -x TOKEN hunter22
+setenv DB_PASSWORD hunter22
+export KEY=hunter22
+export MY_PAT=hunter22
+PASSWORD+=hunter22
+passwort=hunter22
+python -c "os.environ['API_KEY']='hunter22'"
+cargo login hunter22
+vault operator unseal hunter22
+doctl auth init -t hunter22
+mc alias set minio http://h ann hunter22
+lftp -u ann,hunter22 host
+smbclient //h/s hunter22 -U ann
+etcdctl --user=root:hunter22 get x
+rabbitmqctl add_user ann hunter22
+poetry config pypi-token.pypi hunter22
+bundle config gems.example.org ann:hunter22
+curl https://api.telegram.org/bot123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw1/x
+echo -n 'ann:hunter22' | base64
+echo hunter22 > ~/.vault_pass
+echo hunter22 | kinit ann
+echo hunter22 | su - root -c ls
+yes hunter22 | passwd ann
+ssh-add <<< hunter22
+cryptsetup open x <(echo hunter22)
+zip -rP hunter22 a.zip a
+7z x "-phunter22" a.7z
+pdftotext -upw hunter22 a.pdf
+impdp scott/tiger x
+iw dev wlan0 connect net key 0:hunter22
+wpa_cli set_network 0 psk '"hunter22"'
+imapsync --password1 hunter22
+aws secretsmanager create-secret --secret-string hunter22
 cat <<E
 password: hunter22
 E
@@ -97,6 +137,15 @@ rsync --password-file=/etc/rsync.secret a b
 docker pull nginx:1.27
 echo $HOME
 ./Configure1
+aws ec2 create-tags --tags Key=Owner,Value=IT
+export FOO_PATH=/x
+docker run --user 1000:1000 -u www-data:www-data nginx
+echo aGVsbG8= | base64 -d
+zip -r a.zip a
+ssh-add ~/.ssh/id
+echo key: a; ls > keys
+cd ~/src/A1b2/some/Long/path/Of/Many/Folders42/and/More/
+sudo grub2-mkpasswd-pbkdf2 -c 10
 """.strip().splitlines()
 
 
@@ -122,6 +171,41 @@ def test_a_secret_is_looked_for_in_all_commands() -> None:
     assert remove_secrets([]) == ([], [])
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "curl \\\n  -u ann:hunter22 \\\n  https://h",
+        "curl \\\\\n  -u ann:hunter22",  # as zsh writes it
+        "mysql \\\n -u root \\\r\n -phunter22",
+        "sshpass -p \\\n  hunter22 ssh h",
+        "cat > .pgpass <<E\nh:5432:db:ann:hunter22\nE",
+    ],
+)
+def test_a_secret_on_another_line(command: str) -> None:
+    assert find_secret(command)
+    assert "hunter22" not in masked_command(command)
+
+
+def test_a_key_line_by_line() -> None:
+    """As bash keeps a pasted key when it keeps no times."""
+    key = [
+        "cat > id <<E",
+        "-----BEGIN OPENSSH PRIVATE KEY-----",
+        "c2gtZWQyNTUxOQAAACD/+abc/efg",
+        "QyNT==",
+        "-----END OPENSSH PRIVATE KEY-----",
+    ]
+    kept, removed = remove_secrets([*key, "E", "ls"])
+    assert kept == [0, 5, 6]
+    assert [line.masked for line in removed[1:]] == ["…", "…", "…"]
+    endless = [key[1], *["ls"] * 150]
+    assert remove_secrets(endless)[0] == list(range(101, 151))
+    whole = "echo '" + "\n".join(key[1:]) + "' > k"
+    assert remove_secrets([whole, "ls"])[0] == [1]
+    assert "c2gt" not in masked_command(whole)
+    assert find_secret("c2gtZWQyNTUxOQAAACD/+abcdefghijkl/mnopqrst/uvwxyzabcd/+1=")
+
+
 def test_every_secret_of_a_command_is_masked() -> None:
     shown = masked_command("curl -u ann:hunter22 -H 'X-Api-Key: abcdefgh' 'h?token=zyxwvuts'")
     for secret in ("hunter22", "abcdefgh", "zyxwvuts"):
@@ -130,7 +214,8 @@ def test_every_secret_of_a_command_is_masked() -> None:
 
 
 @pytest.mark.parametrize("piece", ["a", "-", "-p ", "a:", "pass", "pass=", "https://", "x_key ",
-                                   "echo | ", "curl -u ", "'", "eyJaaaaaa.", "aB1"])  # fmt: skip
+                                   "echo | ", "curl -u ", "'", "eyJaaaaaa.", "aB1",
+                                   "\\\n", "\"", "curl '", "a:1:", "yes >", "echo>", "A/b1", "\n"])  # fmt: skip
 def test_long_commands(piece: str) -> None:
     """A pattern that tried every way through a command would not end."""
     find_secret(piece * (4000 // len(piece)))
