@@ -1,13 +1,16 @@
 """What several commands share."""
 
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from calmgrad.errors import UsageError
 
 if TYPE_CHECKING:
     from calmgrad.data import Dataset
@@ -124,3 +127,13 @@ threads_option = click.option(
     type=click.IntRange(1),
     help="Shards worked on at once; results do not depend on it.  [default: one a core]",
 )
+
+
+def not_over(output: str, inputs: Iterable[str]) -> None:
+    """Refuse an output that would take the place of what it is made of.
+
+    Raises:
+        UsageError: it is the same file as one of the inputs.
+    """
+    if os.path.realpath(output) in map(os.path.realpath, inputs):
+        raise UsageError(f"{output}: is read by this command: name another file for the output")

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import data_folder, emit, json_option, load_finite, say, threads_option
+from calmgrad.cli.common import (
+    data_folder,
+    emit,
+    json_option,
+    load_finite,
+    not_over,
+    say,
+    threads_option,
+)
 from calmgrad.errors import FileError, UsageError
 
 if TYPE_CHECKING:
@@ -82,6 +90,8 @@ def command(
     if no_normalize and kind == "index":
         raise UsageError("--no-normalize: an index holds vectors of length one")
     path = str(model_path or data_folder() / "user.cwgt")
+    if output is not None:
+        not_over(output, (path, *files))
     model = load_finite(path)
     if output is not None:
         from calmgrad.formats.files import check_writable

@@ -215,7 +215,8 @@ def test_every_secret_of_a_command_is_masked() -> None:
 
 @pytest.mark.parametrize("piece", ["a", "-", "-p ", "a:", "pass", "pass=", "https://", "x_key ",
                                    "echo | ", "curl -u ", "'", "eyJaaaaaa.", "aB1",
-                                   "\\\n", "\"", "curl '", "a:1:", "yes >", "echo>", "A/b1", "\n"])  # fmt: skip
+                                   "\\\n", "\"", "curl '", "a:1:", "yes >", "echo>",
+                                   "A/b1", "\n"])  # fmt: skip
 def test_long_commands(piece: str) -> None:
     """A pattern that tried every way through a command would not end."""
     find_secret(piece * (4000 // len(piece)))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import json_option, one_line, say
+from calmgrad.cli.common import json_option, not_over, one_line, say
 from calmgrad.errors import FileError
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def command(
     from calmgrad.formats import ctds
     from calmgrad.history import read_histories
 
+    not_over(output, paths)
     found = read_histories(paths, shell, context, gap * 60, l_max)
     if not found.tokens:
         raise FileError(f"{', '.join(paths)}: nothing to write: {_why_nothing(found)}")

@@ -91,6 +91,7 @@ def test_build_as_json(call: Run, tmp_path: Path) -> None:
         (["show", "t.ctds", "7"], 2, "there is no sequence 7: it has 2"),
         (["check", "t.txt"], 3, "t.txt: magic (byte 0) is"),
         (["history", "t.ctds", "none", "-o", "o"], 3, "none: no such file"),
+        (["history", "t.ctds", "-o", "./t.ctds"], 2, "./t.ctds: is read by this command"),
         (["buidl"], 2, "Did you mean 'build'?"),
         (["dedup", "t.ctds", "--without", "t.ctds", "-o", "o"], 3, "every sequence is in t.ctds"),
     ],

@@ -36,6 +36,16 @@ def test_matrix_and_lines(run: Run, model: calmgrad.Model, tmp_path: Path) -> No
     assert (tmp_path / "b.jsonl").read_text() == done.stdout
 
 
+@pytest.mark.parametrize("files", [["-m", "m.cwgt", "a.npy"], ["-m", "a.npy", "a.txt"]])
+def test_what_is_read_is_not_replaced(
+    run: Run, model: calmgrad.Model, tmp_path: Path, files: list[str]
+) -> None:
+    (tmp_path / "a.npy").write_bytes((tmp_path / "m.cwgt").read_bytes())
+    done = run("embed", *files, "-o", "a.npy", code=2)
+    assert "a.npy: is read by this command" in done.stderr
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "m.cwgt").read_bytes()
+
+
 def test_index_and_search(run: Run, model: calmgrad.Model, tmp_path: Path) -> None:
     run("embed", "-m", "m.cwgt", "a.txt", "-o", "a.index")
     done = run("search", "a.index", "third: naïve", "-k", 1, "--json")
