@@ -91,13 +91,13 @@ PATTERNS = (
     _pattern(
         "user and password for curl, wget or http",
         r"\b(?:curl|wget|https?|xh)\b[^|;&\n]*?\s(?:-\w*[uUa]|--user|--proxy-user|--auth|--cert|-E)[\s=]*"
-        r"[\"']?[^\s:\"'$]+:(?!\$)(?P<secret>[^\s\"']+)"
+        r"[\"']?[^\s:\"']+[\"']?:[\"']?(?!\$)(?P<secret>[^\s\"']+)"
         r"|\bcurl\b[^|;&\n]*?\s(?:-b|--cookie)[\s=]*[\"']?[^\s\"'$]+=",
         "curl -u ann:hunter22 https://example.org",
     ),
     _pattern(
         "password of a database client",
-        rf"\b(?:{_MYSQL})\b[^|;&\n]*?\s[\"'\\]?-p(?!\$|[\"']\$)[\"']?(?P<secret>[^\s\"']+)"
+        rf"\b(?:{_MYSQL})\b[^|;&\n]*?\s[\"'\\]?-p(?!\$[^']|[\"']\$)\$?[\"']?(?P<secret>[^\s\"']+)"
         rf"|\b(?:redis-cli)\b[^|;&\n]*?\s(?:-a\s*|(?i:auth)\s+)(?!\$|[\"']\$)\S+"
         rf"|\b(?:sqlcmd|mongo|mongosh|mongodump|bcp|mosquitto_\w+)\b[^|;&\n]*?\s-[pP]\s*(?!\$|[\"']\$)[^\s-]\S*",
         "mysql -u root -phunter22 shop",
@@ -119,7 +119,7 @@ PATTERNS = (
     ),
     _pattern(
         "sshpass, smbclient, rdp or ipmi password",
-        rf"\bsshpass\s+-p\s*{_VALUE}"
+        rf"\bsshpass\s+(?:-\w\s+)*[\"']?-p\s*{_VALUE}"
         r"|(?<=\s)-U\s*[\"']?[^\s%\"']+%(?!\$)[^\s\"']+"
         r"|(?<=\s)/p:(?!\$)\S+|\bsmbclient\s+[\\/]\S+\s+[^\s-]"
         r"|\b(?:lftp|ncftp\w*)\b[^|;&\n]*?\s-u\s*[^\s,]+,(?!\$)[^\s]"
@@ -172,6 +172,7 @@ PATTERNS = (
         r"|\b(?:composer|poetry)\s+config\b[^|;&\n]*(?:oauth|token|basic)\S*\s+\S"
         r"|\bbundle\s+config\b[^|;&\n]*?\s[^\s:/]+:[^\s/]|\btravis\s+encrypt\s+\S"
         r"|\bmc\s+(?:alias\s+set|config\s+host\s+add)\s+\S+\s+\S+\s+\S+\s+\S"
+        r"|\bvault\s+(?:kv\s+(?:put|patch)|write)\s+\S+\s+[^\s=]+=(?![@$-])\S"
         r"|\brabbitmqctl\s+add_user\s+\S+\s+\S|\bSecureString\b"
         r"|\bgit\s+config\b[^|;&\n]*(?:token|password|secret|extraheader)\S*\s+\S"
         r"|\b(?:gh|fly|wrangler|heroku|doppler|flyctl)\b[^|;&\n]*\bsecrets?\s+(?:set|put|import)\b",
@@ -291,6 +292,14 @@ def _secret_of(match: re.Match[str], command: str) -> str:
     return command[start:end]
 
 
+def _hidden(match: re.Match[str], command: str) -> str:
+    """What is not to be shown: the secret or, where it is not known which word it is, the rest."""
+    secret = _secret_of(match, command)
+    if secret != command[slice(*match.span())] or not re.search(r"\s", secret):
+        return secret
+    return command[match.start() :]
+
+
 @dataclass(frozen=True, slots=True)
 class Removed:
     """A command with a secret: its number, the kind of secret, and the command without it."""
@@ -354,7 +363,7 @@ def masked_command(command: str) -> str:
     """The command with all that any pattern finds in it masked."""
     for pattern in PATTERNS:
         secrets = {
-            _secret_of(match, command)
+            _hidden(match, command)
             for text in _readings(command)
             for match in pattern.regex.finditer(text)
         }

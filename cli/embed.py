@@ -112,6 +112,8 @@ def command(
             count = write_lines(rows, output)
     if output is None:
         return
+    if not count:
+        say(f"warning: {output}: no rows: there is no {by} in what was read")
     say(f"saved    {output}")
     facts = {"output": output, "texts": count, "d_model": model.config.d_model}
     emit(facts, as_json)

@@ -68,6 +68,12 @@ curl -H 'Accept: a; b' -u ann:hunter22 u
 curl 'https://h/?a=1&b=2' -u ann:hunter22
 curl -sSku admin:hunter22 u
 curl -E cert.pem:hunter22 u
+curl -u "$USER:hunter22" u
+curl -u 'ann':"hunter22" u
+mysql -uroot -p$'hunter22'
+sshpass -v -p hunter22 ssh h
+sshpass '-phunter22' ssh h
+vault kv put secret/x value=hunter22
 mysql -u root "-phunter22" shop
 redis-cli -h h AUTH hunter22
 mosquitto_pub -u ann -P hunter22 -t x
@@ -139,6 +145,10 @@ echo $HOME
 ./Configure1
 aws ec2 create-tags --tags Key=Owner,Value=IT
 export FOO_PATH=/x
+curl -u $USER:$PW u
+curl -u ann: u
+mysql -p$PW db
+vault kv put secret/x value=@file
 docker run --user 1000:1000 -u www-data:www-data nginx
 echo aGVsbG8= | base64 -d
 zip -r a.zip a
@@ -211,6 +221,8 @@ def test_every_secret_of_a_command_is_masked() -> None:
     for secret in ("hunter22", "abcdefgh", "zyxwvuts"):
         assert secret not in shown
     assert shown.startswith("curl -u ann:hu…")
+    for command in ("chpasswd <<< ann:hunter22", "vncpasswd -f <<< 'hunter22'"):
+        assert "hunter22" not in masked_command(command)
 
 
 @pytest.mark.parametrize("piece", ["a", "-", "-p ", "a:", "pass", "pass=", "https://", "x_key ",

@@ -36,6 +36,12 @@ def test_matrix_and_lines(run: Run, model: calmgrad.Model, tmp_path: Path) -> No
     assert (tmp_path / "b.jsonl").read_text() == done.stdout
 
 
+def test_nothing_to_embed_is_said(run: Run, model: calmgrad.Model, tmp_path: Path) -> None:
+    done = run("embed", "-m", "m.cwgt", "a.txt", "--by", "passage", "-o", "none.npy")
+    assert "none.npy: no rows: there is no passage in what was read" in done.stderr
+    assert np.load(tmp_path / "none.npy").shape == (0, 16)
+
+
 @pytest.mark.parametrize("files", [["-m", "m.cwgt", "a.npy"], ["-m", "a.npy", "a.txt"]])
 def test_what_is_read_is_not_replaced(
     run: Run, model: calmgrad.Model, tmp_path: Path, files: list[str]
