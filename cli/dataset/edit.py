@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import emit, json_option
+from calmgrad.cli.common import emit, json_option, not_over
 from calmgrad.errors import FileError, UsageError, usage_errors
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ def split(
     from calmgrad import dataset_editing
     from calmgrad.formats import ctds
 
+    not_over(output, [path])
     out = Path(output)
     val_output = val_output or str(out.with_name(f"{out.stem}_val.ctds"))
     if Path(val_output).resolve() == out.resolve():
         raise UsageError(f"training and validation would both go to {output}")
+    not_over(val_output, [path])
     sequences = ctds.read(path)
     with usage_errors():
         parts = dataset_editing.split(sequences, val_split, seed)
@@ -71,6 +73,7 @@ def split(
 @json_option
 def merge(paths: tuple[str, ...], output: str, as_json: bool) -> None:
     """Put data sets together, one after the other; repetitions stay."""
+    not_over(output, paths)
     from calmgrad import dataset_editing
     from calmgrad.formats import ctds
 
@@ -89,6 +92,7 @@ def merge(paths: tuple[str, ...], output: str, as_json: bool) -> None:
 @json_option
 def sample(path: str, output: str, count: int, seed: int, as_json: bool) -> None:
     """Choose some of the sequences at random; they stay in order."""
+    not_over(output, [path])
     from calmgrad import dataset_editing
     from calmgrad.formats import ctds
 
@@ -111,6 +115,7 @@ def sample(path: str, output: str, count: int, seed: int, as_json: bool) -> None
 @json_option
 def dedup(path: str, output: str, without: tuple[str, ...], as_json: bool) -> None:
     """Leave out repetitions, or what another data set holds; the first of each stays."""
+    not_over(output, [path, *without])
     from calmgrad import dataset_editing
     from calmgrad.formats import ctds
 

@@ -195,3 +195,23 @@ def test_help_names_every_command(call: Run) -> None:
         assert name in shown
         assert text.split()[0] in shown
         assert "Usage: calmgrad dataset " + name in call("dataset", name, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("split", "a.ctds", "-o", "a.ctds"),
+        ("split", "a.ctds", "-o", "b.ctds", "--val-output", "a.ctds"),
+        ("merge", "a.ctds", "a.ctds", "-o", "a.ctds"),
+        ("sample", "a.ctds", "-n", "1", "-o", "a.ctds"),
+        ("dedup", "b.ctds", "--without", "a.ctds", "-o", "a.ctds"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_read_is_not_written_over(call: Run, words: tuple[str, ...]) -> None:
+    for name in ("a.ctds", "b.ctds"):
+        calmgrad.write_dataset(name, [[257, 259, 65, 258], [257, 259, 66, 258]], [1, 1])
+    before = Path("a.ctds").read_bytes()
+    done = call("dataset", *words, code=2)
+    assert "a.ctds: is read by this command" in done.stderr
+    assert Path("a.ctds").read_bytes() == before
