@@ -307,6 +307,12 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_section_stands_twice(page: Path) -> None:
+    headings = [line for _, line in prose_of(page) if line.startswith("## ")]
+    assert len(headings) == len(set(headings)), headings
+
+
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for number, line in prose_of(page):
