@@ -221,7 +221,7 @@ def test_the_log_tells_all_and_only_of_its_run() -> None:
     ],
 )
 def test_prompts_that_the_data_do_not_know(
-    sequence: str, atn: int, keys: dict[str, str], names: str | None
+    sequence: str, atn: int, keys: dict[str, Any], names: str | None
 ) -> None:
     calmgrad.write_dataset("some.ctds", [encode_raw(sequence)] * 3, [atn] * 3)
     result = calmgrad.train(KEYS, dataset="some.ctds", max_steps=1, **keys)
