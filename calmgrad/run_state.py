@@ -129,7 +129,7 @@ def run_state(path: Path, state: checkpoints.State) -> RunState:
         run = msgspec.convert(state.run, RunState)
         settings.from_mapping(run.settings)
     except (msgspec.ValidationError, UsageError) as error:
-        raise FileError(f"{name}: {error}") from error
+        raise FileError(f"{name}: {checkpoints.reason(error)}") from error
     if run.progress.step != state.training.updates:
         raise FileError(
             f"{name}: {run.progress.step} steps, {state.training.updates} updates:"

@@ -1,13 +1,11 @@
-"""The cache of compiled kernels does without what it cannot read or write."""
+"""The cache of compiled kernels does without what it cannot read."""
 
-import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numba.core.caching import IndexDataCacheFile
 
 from calmgrad.kernels.cpu import compile as compiling
 
@@ -58,12 +56,3 @@ def test_a_file_that_was_cut_off(
     again = make()
     assert works(again)
     assert hits(again) == 1  # it was written anew
-
-
-def test_a_full_disk(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(IndexDataCacheFile, "save", refuse)
-    with pytest.warns(RuntimeWarning, match="cannot be kept: No space left on device"):
-        assert works(make())

@@ -5,6 +5,7 @@ would take long is cut short. A command that cannot run stands in NOT_RUN with t
 that nobody has thought of fails.
 """
 
+import os
 import re
 import shlex
 import shutil
@@ -190,7 +191,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sequences, positions = some_sequences()
     user = folder / "share" / "lilush" / "calm"
     user.mkdir(parents=True)
-    (folder / "history.txt").write_text(HISTORY, encoding="utf-8")
+    for name in ("history.txt", ".bash_history"):
+        (folder / name).write_text(HISTORY, encoding="utf-8")
     made = ("shell.ctds", "words.ctds")
     for path in (
         "train.ctds",
@@ -247,7 +249,7 @@ def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.mark.parametrize("text", runnable())
 def test_commands_run(text: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = shlex.split(text)
+    words = [os.path.expanduser(word) for word in shlex.split(text)]
     assert words[0] == "calmgrad", f"{text}: run it here, or give a reason in NOT_RUN"
     if ">" in words:
         words = words[: words.index(">")]

@@ -202,7 +202,13 @@ def _read_state(path: Path, expected: str) -> State:
             raise FileError(f"{name}: checkpoint format {number}: this version reads {FORMAT}")
         return msgspec.json.decode(content, type=State)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise FileError(f"{name}: {error}") from error
+        raise FileError(f"{name}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """What a library says is wrong, on one short line: it may quote the file at length."""
+    text = str(error)
+    return display(text if len(text) < 200 else text[:200] + "…")
 
 
 class _Format(msgspec.Struct):
@@ -214,10 +220,10 @@ def _buffers(path: Path, content: bytes, size: int) -> dict[str, NDArray[np.floa
     try:
         buffers: dict[str, NDArray[np.float32]] = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise FileError(f"{name}: {error}") from error
+        raise FileError(f"{name}: {reason(error)}") from error
     for key, flat in buffers.items():
         if key not in BUFFERS:
-            raise FileError(f"{name}: {key!r}: expected one of {', '.join(BUFFERS)}")
+            raise FileError(f"{name}: {key[:40]!r}: expected one of {', '.join(BUFFERS)}")
         if flat.dtype != np.float32 or flat.shape != (size,):
             raise FileError(f"{name}: {key}: {flat.dtype} {flat.shape}: expected float32 ({size},)")
     return {key: np.array(flat) for key, flat in buffers.items()}  # not views of read-only bytes

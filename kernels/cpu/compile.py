@@ -86,7 +86,8 @@ def _forgiving(dispatcher: Any) -> Any:
     from numba.core.runtime import rtsys
 
     cache = dispatcher._cache
-    save, load = cache.save_overload, cache._load_overload
+    save = cache.save_overload
+    load = getattr(cache, "_load_overload", cache.load_overload)  # should Numba rename it
 
     def save_or_go_on(*arguments: Any) -> None:
         try:

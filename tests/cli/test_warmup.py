@@ -1,18 +1,25 @@
 """calmgrad warmup"""
 
 import json
+import shutil
 from pathlib import Path
 
 from tests.cli.conftest import Run
 
 
-def test_nothing_is_compiled_after_it(run: Run, dataset: Path) -> None:
-    folder = Path(json.loads(run("warmup", "--json").stdout)["folder"])
+def test_nothing_is_compiled_after_it(run: Run, dataset: Path, tmp_path: Path) -> None:
+    shared = Path(json.loads(run("warmup", "--json").stdout)["folder"])
+    own = tmp_path / "cache"  # other tests compile into the shared one meanwhile
+    folder = Path(shutil.copytree(shared, own / shared.name))
+    for path in (own, folder):
+        path.chmod(0o700)
     compiled = sorted(folder.rglob("*.nb[ci]"))
     assert compiled
     times = [file.stat().st_mtime_ns for file in compiled]
-    run("train", "-m", "new", "-d", dataset, "--val-dataset", dataset, "--max-steps", 2)
-    result = json.loads(run("warmup", "--json").stdout)
+    train = ("train", "-m", "new", "-d", dataset, "--val-dataset", dataset, "--max-steps", 2)
+    run(*train, cache=own)
+    result = json.loads(run("warmup", "--json", cache=own).stdout)
+    assert result["folder"] == str(folder)
     assert result["compiled"] == 0
     assert result["seconds"] > 0
     assert sorted(folder.rglob("*.nb[ci]")) == compiled

@@ -64,6 +64,7 @@ def test_a_part_that_is_missing_or_damaged(path: Path, name: str) -> None:
 WRONG_STATES: list[tuple[dict[str, Any], str]] = [
     ({"format": 2}, "checkpoint format 2: this version reads 1"),
     ({"more": 1}, "unknown field `more`"),
+    ({"a\n" + "b" * 5000: 1}, r"unknown field `a\\nbbb"),
     ({"training": {}}, "missing required field"),
     ({"training": None}, "Expected `object`, got `null`"),
 ]
@@ -73,8 +74,10 @@ WRONG_STATES: list[tuple[dict[str, Any], str]] = [
 def test_a_state_of_another_kind(path: Path, change: dict[str, Any], message: str) -> None:
     state = json.loads((path / checkpoints.STATE).read_bytes())
     rewrite(path, checkpoints.STATE, json.dumps({**state, **change}).encode())
-    with pytest.raises(FileError, match=message):
+    with pytest.raises(FileError, match=message) as caught:
         checkpoints.read(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 def test_buffers_of_another_kind(path: Path) -> None:
