@@ -39,7 +39,7 @@ from calmgrad.starting import (
     start_model,
     trainer_of,
 )
-from calmgrad.telling import Lines, forecast, say_plan
+from calmgrad.telling import Lines, forecast, say_plan, say_unseen
 from calmgrad.tokenizer import BOS, EOS
 
 log = logging.getLogger("calmgrad.run")  # facts, in plain words
@@ -173,6 +173,7 @@ class Run:
     def _say_plan(self) -> None:
         c, trainer = self.config, self.trainer
         say_plan(c, self.plan, self.course, trainer, self.online)
+        say_unseen(self.model.metadata, self.dataset)
         if self.validation is None and (c.eval_every or c.patience):
             log.info("note     eval_every and patience have no effect without a val_dataset")
         needed = memory.resident() + forecast(self.dataset, self.course, trainer, c.optimizer)

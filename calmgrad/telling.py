@@ -1,16 +1,20 @@
 """What a run says: its plan before the first step, then a line every so many steps."""
 
 import logging
+from contextlib import suppress
 
 import numpy as np
 
 from calmgrad import memory
 from calmgrad.continual import OnlineEWC
 from calmgrad.data import Dataset
+from calmgrad.formats.cwgt import Metadata
 from calmgrad.loop import Course, Plan, Report
+from calmgrad.prompt import prompt
 from calmgrad.settings import TrainConfig
 from calmgrad.shards import cut
 from calmgrad.starting import duration
+from calmgrad.tokenizer import NAMES, PAD
 from calmgrad.trainer import Trainer
 
 log = logging.getLogger("calmgrad.run")
@@ -44,6 +48,23 @@ def say_plan(
         log.info("ewc      strength %g", c.ewc_lambda)
     if plan.warmup_steps >= course.steps:
         log.info("note     the warm-up is as long as the run: the rate never reaches lr")
+
+
+def say_unseen(metadata: Metadata, dataset: Dataset) -> None:
+    """Log which tokens the model's template puts into every prompt, but the data never show.
+
+    Looks at 1,000 sequences, evenly spread over the data.
+    """
+    always: set[int] = set()
+    with suppress(ValueError):  # a template that takes no typed text
+        always = {token for token in prompt(metadata.template, "x") if token >= PAD}
+    for i in np.linspace(0, len(dataset) - 1, min(len(dataset), 1000)).astype(int):
+        always.difference_update(dataset[i][0].tolist())
+        if not always:
+            return
+    names = " and ".join(NAMES[token] for token in sorted(always))
+    log.info("note     every prompt of the domain %s has %s, the data have none: see --domain and "
+             "--template", metadata.domain or "(none)", names)  # fmt: skip
 
 
 def forecast(dataset: Dataset, course: Course, trainer: Trainer, optimizer: str | None) -> int:

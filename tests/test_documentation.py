@@ -45,8 +45,15 @@ SHORT = {
     "demo": ["--steps", "1"],
     "benchmark": ["-s", "nano", "--seconds", "0.01"],
 }
-# How the texts of data.md begin, and the files they are.
-TEXTS = {"<CWD>": "shell.txt", "<WORD>": "words.txt", "<QUERY>": "pair.txt"}
+# Where a text stands, how it begins, and the files it is.
+TEXTS = {
+    ("data.md", "<CWD>"): ["shell.txt", "commands.train.txt", "commands.val.txt"],
+    ("data.md", "<WORD>"): ["words.txt"],
+    ("data.md", "<QUERY>"): ["pair.txt"],
+    ("dictionary.md", "<WORD>"): ["entries.train.txt", "entries.val.txt"],
+    ("prose.md", "<ATN>"): ["paragraphs.train.txt", "paragraphs.val.txt"],
+}
+RECIPES = ("shell", "dictionary", "prose", "netref")
 HISTORY = """\
 #1700000000
 cd ~/orbit
@@ -193,18 +200,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     user.mkdir(parents=True)
     for name in ("history.txt", ".bash_history"):
         (folder / name).write_text(HISTORY, encoding="utf-8")
-    made = ("shell.ctds", "words.ctds")
-    for path in (
-        "train.ctds",
-        "train_val.ctds",
-        "test.ctds",
-        "more.ctds",
-        "new.ctds",
-        "netref.ctds",
-        "netref_val.ctds",
-        *made,
-    ):
-        calmgrad.write_dataset(folder / path, sequences, positions)
+    recipes = [name for recipe in RECIPES for name in (recipe, f"{recipe}_val")]
+    for name in ("train", "train_val", "test", "more", "new", "words", *recipes):
+        calmgrad.write_dataset(folder / f"{name}.ctds", sequences, positions)
     for path, part in (("part.ctds", slice(0, 12)), ("part_val.ctds", slice(12, 24))):
         calmgrad.write_dataset(folder / path, sequences[part], positions[part])
     shutil.copy(folder / "train.ctds", user)
@@ -219,13 +217,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         sizes: dict[str, Any] = dict(model="new", d_model=16, n_layers=1)
         calmgrad.train(dataset="train.ctds", max_steps=2, save_dir="runs/nano-1", **sizes)
-    for name in ("mini", "demo-1", "lm", "netref"):
+    for name in ("mini", "demo-1", "lm", *RECIPES):
         shutil.copytree(folder / "runs" / "nano-1", folder / "runs" / name)
     shutil.copy(folder / "test.ctds", folder / "runs" / "demo-1" / "validation.ctds")
     for block in BLOCKS:
-        for tag, name in TEXTS.items():
-            if block.page.name == "data.md" and block.text.startswith(tag):
-                (folder / name).write_text(block.text, encoding="utf-8")
+        for (page, tag), names in TEXTS.items():
+            if block.page.name == page and block.text.startswith(tag):
+                for name in names:
+                    (folder / name).write_text(block.text, encoding="utf-8")
         if block.language in ("toml", "yaml"):
             (folder / f"settings.{block.language}").write_text(block.text, encoding="utf-8")
     return folder
@@ -307,6 +306,12 @@ def anchors_of(page: Path) -> set[str]:
     """What a link may name in a page: its headings, as GitHub writes them."""
     headings = [line.lstrip("#").strip() for _, line in prose_of(page) if line.startswith("#")]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_section_stands_twice(page: Path) -> None:
+    headings = [line for _, line in prose_of(page) if line.startswith("## ")]
+    assert len(headings) == len(set(headings)), headings
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)

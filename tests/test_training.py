@@ -17,6 +17,7 @@ from calmgrad.loop import Report
 from calmgrad.settings import read_config
 from calmgrad.shards import Worker, loss_head, pack_targets
 from calmgrad.starting import duration
+from calmgrad.tokenizer import encode_raw
 
 KEYS: dict[str, Any] = {
     "model": "new",
@@ -204,6 +205,29 @@ def test_the_log_tells_all_and_only_of_its_run() -> None:
         text = (result.run_directory / "train.log").read_text()
         assert text.count("step 16/16") == 1
         assert text.count("model    new") == text.count("60 sequences") == 1
+
+
+@pytest.mark.parametrize(
+    ("sequence", "atn", "keys", "names"),
+    [
+        ("<BOS>A line.<EOS>", 0, {"domain": "shell"}, "shell has ATN and CMD,"),
+        ("<BOS>A line.<EOS>", 0, {"domain": "prose"}, "prose has ATN,"),
+        ("<BOS>A line.<EOS>", 0, {"domain": "prose", "template": "BOS"}, None),
+        ("<BOS>A line.<EOS>", 0, {"domain": "netref"}, None),
+        ("<BOS><ATN><CMD>ls<EOS>", 1, {"domain": "shell"}, None),
+        ("<BOS><WORD>ship<ATN><DEF>A boat.<END><EOS>", 6, {"domain": "dictionary"}, None),
+        ("<BOS><WORD>ship<ATN><DEF>A boat.<END><EOS>", 6, {}, "shell has CMD,"),
+        ("<BOS><ATN><CMD>ls<EOS>", 1, {"template": "BOS;HIST:past*"}, None),  # takes no text
+    ],
+)
+def test_prompts_that_the_data_do_not_know(
+    sequence: str, atn: int, keys: dict[str, Any], names: str | None
+) -> None:
+    calmgrad.write_dataset("some.ctds", [encode_raw(sequence)] * 3, [atn] * 3)
+    result = calmgrad.train(KEYS, dataset="some.ctds", max_steps=1, **keys)
+    text = (result.run_directory / "train.log").read_text()
+    assert ("every prompt" in text) == (names is not None)
+    assert (names or "") in text
 
 
 def test_numbers_and_files_as_they_come(tmp_path: Path) -> None:
