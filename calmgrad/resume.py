@@ -65,6 +65,12 @@ class Found:
         merged = settings.from_mapping(values)
         return settings.resolve(merged, new_model=self.source is None)
 
+    def ends_as(self, config: TrainConfig) -> bool:
+        """Whether the checkpoint's settings send the same weights to the same file."""
+        saved = self._saved()
+        was, now = (c.output and os.path.realpath(self._here(c.output)) for c in (saved, config))
+        return (saved.export or "best", was) == (config.export or "best", now)
+
     def check_data(self, dataset: Dataset, path: str, which: str) -> None:
         """Refuse data that are not those the run began with.
 

@@ -107,7 +107,7 @@ class Run:
         self.saver = Saver(directory.checkpoints, self.config.checkpoint_every)
         self._stop_for_patience()
         try:
-            if self._is_over() and directory.finished:
+            if self._is_over() and directory.finished_after(self.done) and self._ends_as_before():
                 return self._finished_before()
             self._open()
             self._load_kernels()
@@ -130,10 +130,10 @@ class Run:
         finally:
             for reporter in self.reporters:
                 reporter.close()
-            directory.close()
-            self.trainer.close()
             if self.done == 0:
                 directory.discard()
+            directory.close()  # which frees the lock: another run may take the name from here on
+            self.trainer.close()
 
     # --- beginning ----------------------------------------------------------------------------
 
@@ -327,7 +327,7 @@ class Run:
 
     def _finish(self) -> Result:
         """Write the last checkpoint, then the weights, then what it came to."""
-        if not self.saver.has(self.done):
+        if not (self.saver.has(self.done) and self._ends_as_before()):
             self._save_checkpoint()
         if self.best_weights is not None and self.stopped != "signal":
             if self.config.export != "last":
@@ -344,6 +344,10 @@ class Run:
         if self.stopped != "signal":
             self.directory.finish(result.summary())
         return result
+
+    def _ends_as_before(self) -> bool:
+        """Whether what is to come of the run is what its checkpoint says."""
+        return self.found is None or self.found.ends_as(self.config)
 
     def _finished_before(self) -> Result:
         """Nothing is left to do, and nothing is written."""

@@ -15,8 +15,10 @@ from calmgrad.errors import DiskError, UsageError
 from calmgrad.formats.files import (
     DISK_ERRNOS,
     UNFINISHED,
+    check_writable,
     display,
     read_file,
+    sync_folder,
     write_all,
     write_atomic,
     write_reason,
@@ -104,6 +106,7 @@ class RunDirectory:
         try:
             make_folder(path.parent)
             path.mkdir()
+            sync_folder(str(path.parent))  # or a power cut may take the run with its name
         except FileExistsError:
             if not path.is_dir():
                 raise UsageError(f"{path}: a file, expected a folder") from None
@@ -120,10 +123,12 @@ class RunDirectory:
         while True:
             path = Path("runs") / f"{name}-{number}"
             try:
-                path.mkdir(parents=True)
+                make_folder(path.parent)
+                path.mkdir()
             except FileExistsError:
                 number += 1
             else:
+                sync_folder(str(path.parent))
                 return path
 
     @property
@@ -151,6 +156,8 @@ class RunDirectory:
             goes_on_at: bytes of the metrics that count; None: the run begins.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        for name in (METRICS, LOG):
+            check_writable(self.path / name)  # to open a FIFO would wait for ever
         try:
             remove_unfinished(self.path)
             for stale in (CURVE, RESULT):
@@ -223,10 +230,14 @@ class RunDirectory:
         """Note that the run is over, and what it came to."""
         write_atomic(self.path / RESULT, [json.dumps(values, indent=2).encode() + b"\n"])
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run in it came to its end, and its weights are where they belong."""
-        return (self.path / RESULT).exists() and self.weights.exists()
+    def finished_after(self, steps: int) -> bool:
+        """Whether the run in it came to its end after so many, its weights where they belong."""
+        try:
+            result = json.loads((self.path / RESULT).read_bytes())
+        except (OSError, ValueError):
+            return False
+        ended = isinstance(result, dict) and result.get("steps") == steps
+        return ended and self.weights.exists()
 
     @property
     def has_only_begun(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import calmgrad
-from calmgrad.errors import FileError, UsageError
+from calmgrad.errors import DiskError, FileError, UsageError
 from calmgrad.events import EpochEnd
 from calmgrad.formats import checkpoint as checkpoints
 from calmgrad.saving import FIRST_GUESS, SECONDS, SHARE, Saver
@@ -429,3 +429,42 @@ def test_the_last_step_of_a_run_from_a_script() -> None:
     trainer, _ = trainer_and_model(**options)
     assert trainer.load_checkpoint(CHECKPOINTS / "step-000020") is None
     assert trainer.updates == 20
+
+
+# --- a finished run that is to end otherwise ------------------------------------------------------
+
+
+def test_a_finished_run_gives_its_weights_to_another_file() -> None:
+    train(RUN)
+    result = resume(output="other.cwgt")
+    assert Path("other.cwgt") in result.weights
+    assert Path("other.cwgt").read_bytes() == (RUN / "model.cwgt").read_bytes()
+
+
+def test_a_finished_run_exports_the_last_weights() -> None:
+    best = train(RUN)
+    last = checkpoints.read(best.checkpoint).model.weights
+    result = resume(export="last")
+    for model in (result.model, calmgrad.load_model(RUN / "model.cwgt")):
+        np.testing.assert_array_equal(model.weights, last)
+    again = resume()  # the choice is the run's from now on
+    np.testing.assert_array_equal(again.model.weights, last)
+
+
+def test_an_earlier_checkpoint_of_a_finished_run_as_its_end() -> None:
+    train(RUN, checkpoint_every=10)
+    step, newest = saved()[-2:]
+    assert step < newest
+    result = resume(resume=str(CHECKPOINTS / f"step-{step:06d}"), max_steps=step)
+    assert result.steps == step
+    assert json.loads((RUN / "result.json").read_text())["steps"] == step
+    lines = (RUN / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["step"] for line in lines) == step
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "train.log"])
+def test_a_fifo_in_the_place_of_a_run_s_file(name: str) -> None:
+    RUN.mkdir()
+    os.mkfifo(RUN / name)
+    with pytest.raises(DiskError, match=f"{name}: is a FIFO"):
+        train(RUN, force=True)
