@@ -50,6 +50,14 @@ _inside = 0  # blocks that want BLAS at one thread
 _limit: Any = None
 
 
+def _take_control() -> None:
+    """Newer releases of threadpoolctl obey the first thread that asks and no other: be that one."""
+    for library in _blas().lib_controllers:
+        forget = getattr(library, "clear_controlling_thread", None)
+        if forget is not None:
+            forget(force=True)
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """A block in which BLAS uses the calling thread alone.
@@ -61,6 +69,7 @@ def one_blas_thread() -> Iterator[None]:
     global _inside, _limit
     with _lock:
         if _inside == 0:
+            _take_control()
             _limit = _blas().limit(limits=1)
         _inside += 1
     try:
@@ -69,6 +78,7 @@ def one_blas_thread() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0:
+                _take_control()
                 _limit.restore_original_limits()
 
 
