@@ -18,9 +18,11 @@ Call = Callable[[], object]
 
 def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
     """The call of `settings["task"]`, the versions it runs with, and the forecast of memory."""
-    task = settings["task"]
-    told = forecast(settings) if settings.get("forecast") else {}
-    call = TASKS[task](settings)
+    told: dict[str, int] = {}
+    if settings.get("forecast"):
+        call = train_with_forecast(settings, told)
+    else:
+        call = TASKS[settings["task"]](settings)
     import numba
     import numpy as np
     from threadpoolctl import threadpool_info
@@ -38,6 +40,34 @@ def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
 
 def train(settings: dict[str, Any]) -> Call:
     """One training step on the same batch."""
+    return _train(settings)[1]
+
+
+def train_with_forecast(settings: dict[str, Any], told: dict[str, int]) -> Call:
+    """As `train`; tells the bytes in use with all kernels loaded, and what is to come on top.
+
+    In the order of calmgrad.train: the trainer, the kernels, the forecast, the first step.
+    """
+    from calmgrad import memory
+    from calmgrad.shards import SHARD_TOKENS, cut
+
+    trainer, call = _train(settings)
+    trainer.accumulate([65, 66, 67])
+    trainer.zero_grad()
+    lengths = [len(tokens) - 1 for tokens in settings["tokens"]]
+    shards = cut(lengths, settings.get("shard_tokens", SHARD_TOKENS))
+    told["resident"] = memory.resident()
+    told["forecast"] = memory.forecast(
+        trainer.model.config,
+        max(sum(lengths[i] for i in shard) for shard in shards),
+        max(map(len, shards)),
+        settings["threads"],
+        adam=True,
+    )
+    return call
+
+
+def _train(settings: dict[str, Any]) -> tuple[calmgrad.Trainer, Call]:
     import numpy as np
 
     arrays = [np.asarray(tokens, np.int64) for tokens in settings["tokens"]]
@@ -46,30 +76,7 @@ def train(settings: dict[str, Any]) -> Call:
     trainer = calmgrad.Trainer(
         model, lr=1e-4, reduction="token", threads=settings["threads"], **options
     )
-    return lambda: trainer.step(arrays, settings["positions"])
-
-
-def forecast(settings: dict[str, Any]) -> dict[str, int]:
-    """Bytes in use with all kernels loaded, and by how much training is expected to raise that.
-
-    As calmgrad.train tells it before a run.
-    """
-    from calmgrad import memory
-    from calmgrad.shards import SHARD_TOKENS, cut
-
-    model = calmgrad.new_model(settings["size"], seed=0)
-    with calmgrad.Trainer(model, threads=1) as trainer:
-        trainer.accumulate([65, 66, 67])
-    lengths = [len(tokens) - 1 for tokens in settings["tokens"]]
-    shards = cut(lengths, settings.get("shard_tokens", SHARD_TOKENS))
-    added = memory.forecast(
-        model.config,
-        max(sum(lengths[i] for i in shard) for shard in shards),
-        max(map(len, shards)),
-        settings["threads"],
-        adam=True,
-    )
-    return {"resident": memory.resident(), "forecast": added}
+    return trainer, lambda: trainer.step(arrays, settings["positions"])
 
 
 def embed(settings: dict[str, Any]) -> Call:
