@@ -5,6 +5,7 @@ U8, the texts in UTF-8 one after another; `ends` (N,) I64, where each ends; `fil
 `line` (N,) I64, where each comes from. Metadata: `about`, which is `About` in JSON.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -37,6 +38,7 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         model: where its file is, seen from the index.
         pool: "mean" or "last".
         files: names.
+        sha256: of all tensors, as `write` makes it.
     """
 
     format: int
@@ -44,6 +46,7 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[str, Meta(min_length=1)]
     pool: Literal["mean", "last"]
     files: Annotated[list[str], Meta(min_length=1)]
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,9 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
 
     tensors = {name: getattr(contents, name) for name in TENSORS if name != "text"}
     tensors["text"] = np.frombuffer(contents.text, np.uint8)
+    about = msgspec.structs.replace(contents.about, sha256=_sum(tensors))
     # One key: safetensors writes several in any order.
-    metadata = {"about": msgspec.json.encode(contents.about).decode()}
+    metadata = {"about": msgspec.json.encode(about).decode()}
     write_atomic(path, [save(tensors, metadata)])
 
 
@@ -110,7 +114,15 @@ def read(path: str | os.PathLike[str]) -> Contents:
             raise source.error(f"is damaged: {error}") from error
         if set(parts) != set(TENSORS):
             raise source.error(f"is damaged: expected the tensors {', '.join(TENSORS)}")
-        return _checked(source, {k: _array(source, k, v) for k, v in parts.items()}, checked)
+        arrays = {name: _array(source, name, part) for name, part in parts.items()}
+        return _checked(source, arrays, checked)
+
+
+def _sum(arrays: dict[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in TENSORS:
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
 
 
 def _array(source: Source, name: str, part: dict[str, Any]) -> NDArray[Any]:
@@ -135,4 +147,6 @@ def _checked(source: Source, arrays: dict[str, NDArray[Any]], about: About) -> C
         raise source.error(f"is damaged: expected file numbers from 0 to {len(about.files) - 1}")
     if not np.isfinite(embeddings).all():
         raise source.error("is damaged: expected finite numbers in embeddings")
+    if _sum(arrays) != about.sha256:
+        raise source.error("is damaged: its SHA-256 is not that of its contents")
     return Contents(embeddings, arrays["text"].tobytes(), ends, file, arrays["line"], about)
