@@ -181,10 +181,12 @@ class RunDirectory:
         logging.getLogger("calmgrad").addHandler(self._log)
 
     def _set_checkpoints_aside(self) -> None:
-        old = self.path / (CHECKPOINTS + ".old")
-        if self.checkpoints.exists():
+        if any(self.checkpoints.glob("step-*")):
+            old = self.path / (CHECKPOINTS + ".old")
             shutil.rmtree(old, ignore_errors=True)
             self.checkpoints.rename(old)
+        elif self.checkpoints.exists():  # of a run that was ended before its first checkpoint
+            shutil.rmtree(self.checkpoints)
 
     def _cut_metrics(self, size: int) -> None:
         """Leave out what the run had written after the checkpoint; it will be written again."""

@@ -14,6 +14,8 @@ import calmgrad
 from calmgrad.errors import DiskError, FileError, UsageError
 from calmgrad.events import EpochEnd
 from calmgrad.formats import checkpoint as checkpoints
+from calmgrad.resume import may_begin_in
+from calmgrad.rundir import RunDirectory
 from calmgrad.saving import FIRST_GUESS, SECONDS, SHARE, Saver
 from tests.faults.runs import KEYS, STEPS, Outcome, stop_at, train, write_data
 
@@ -468,3 +470,16 @@ def test_a_fifo_in_the_place_of_a_run_s_file(name: str) -> None:
     os.mkfifo(RUN / name)
     with pytest.raises(DiskError, match=f"{name}: is a FIFO"):
         train(RUN, force=True)
+
+
+def test_killed_before_the_first_checkpoint_again_and_again() -> None:
+    """What such a run leaves behind never keeps the next one from beginning."""
+    RUN.mkdir()
+    for _ in range(3):
+        for name in ("config.toml", "metrics.jsonl", "train.log"):
+            (RUN / name).touch()
+        (CHECKPOINTS / ".calmgrad-1-abcd.tmp").mkdir(parents=True, exist_ok=True)
+        directory = RunDirectory(str(RUN), "", force=may_begin_in(RUN))
+        directory.open("")  # and here it is killed
+        directory.close()
+    assert train(RUN, resume="auto", max_steps=2).steps == 2
