@@ -128,7 +128,9 @@ def _output_paths(
 
 def _why_nothing(part: Part) -> str:
     reasons = [f"{count} {reason}" for reason, count in part.left_out.items()]
-    return f"all blocks are left out ({', '.join(reasons)})" if reasons else "there are no blocks"
+    if not reasons:
+        return "there are no blocks"
+    return f"all blocks are left out ({', '.join(reasons)}; empty lines separate blocks)"
 
 
 class _Output:

@@ -146,7 +146,7 @@ def test_what_was_left_out_and_why(tmp_path: Path) -> None:
     ("text", "options", "message"),
     [
         ("", {}, "nothing to write: there are no blocks"),
-        ("<CMD>long", {"l_max": 5}, r"all blocks are left out \(1 over 5 tokens\)"),
+        ("<CMD>long", {"l_max": 5}, r"all blocks are left out \(1 over 5 tokens; empty lines"),
         ("<CMD>a\n<ATN>b", {"strict": True}, "t:2: text after <ATN> is lost: 'b'"),
     ],
 )
