@@ -97,7 +97,7 @@ def command(
         print("\n{description}\n  $ {typed}[{completion}]".format(**shown_one))
     print(f"\nwrote {weights}")
     print(f"next: calmgrad plot {result.run_directory}")
-    print(f"      calmgrad evaluate -m {weights} -d {paths[1]}")
+    print(f"      calmgrad generate -m {weights} -i 'git c'")
     print(f"      calmgrad train -m {weights} -d YOUR.ctds")
 
 
