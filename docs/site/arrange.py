@@ -1,0 +1,169 @@
+"""Arranges what the site is built from: the pages of docs/, and pages made of the source.
+
+The pages are Markdown that any forge shows. Their links are those of the repository; a link to a
+file that is no page leads to a page with its text. docs/index.md is the table of contents.
+"""
+
+import posixpath
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from docs.site import flags, notebooks
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+OUTSIDE = {"CHANGES.md": "changes", "CONTRIBUTING.md": "contributing"}  # pages above docs/
+LEXERS = {".py": "python", ".json": "json", ".toml": "toml", ".md": "markdown", ".cfg": "ini"}
+LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
+API_LIST = "docs/api.md"  # its links to modules lead to what their docstrings say
+
+
+class Site:
+    """The source of the site, as it is written to a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sources: list[str] = []  # files and folders that pages lead to, seen from ROOT
+        self.modules: list[str] = []  # with a page of the API
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / f"{name}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def page(self, file: str, text: str | None = None) -> None:
+        """Add a page of the repository, its links led to pages of the site."""
+        text = (ROOT / file).read_text(encoding="utf-8") if text is None else text
+        self.write(name_of(file), "\n".join(self._relinked(text.splitlines(), file)) + "\n")
+
+    def _relinked(self, lines: list[str], file: str) -> Iterator[str]:
+        fenced = False
+        for line in lines:
+            fenced ^= line.startswith("```")
+            if fenced:
+                yield line
+            else:
+                yield LINK.sub(lambda link: f"{link[1]}({self._target(link[2], file)})", line)
+
+    def _target(self, target: str, file: str) -> str:
+        """Where a link of `file` leads to in the site."""
+        path, mark, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", target) or not path:
+            return target
+        wanted = posixpath.normpath(posixpath.join(posixpath.dirname(file), path))
+        here = posixpath.dirname(name_of(file))
+        if wanted.endswith(".svg"):
+            return posixpath.relpath(wanted.removeprefix("docs/"), here or ".")
+        if is_page(wanted):
+            name = name_of(wanted)
+        elif file == API_LIST and wanted.endswith(".py"):
+            name = f"api/{module_of(wanted)}"
+            if wanted not in self.modules:
+                self.modules.append(wanted)
+        else:
+            name = self.source(wanted)
+        return posixpath.relpath(name, here or ".") + ".md" + mark + anchor
+
+    def source(self, file: str) -> str:
+        """The name of the page that shows a file, or lists a folder."""
+        if not (ROOT / file).exists():
+            raise FileNotFoundError(f"{file}: a page leads to it")
+        if file not in self.sources:
+            self.sources.append(file)
+        return f"source/{file}"
+
+    def add_sources(self) -> None:
+        for file in self.sources:  # grows meanwhile: folders lead to files
+            path, name = ROOT / file, f"source/{file}"
+            if path.is_dir():
+                found = [p for p in sorted(path.iterdir()) if p.suffix in LEXERS]
+                items = [f"- [{p.name}]({path.name}/{p.name}.md)" for p in found]
+                for p in found:
+                    self.source(p.relative_to(ROOT).as_posix())
+                body = "\n".join(items)
+            else:
+                text = path.read_text(encoding="utf-8")
+                fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+                body = f"{fence}{LEXERS.get(path.suffix, 'none')}\n{text}{fence}"
+            self.write(name, f"---\norphan: true\n---\n# {file}\n\n{body}\n")
+
+    def add_api(self) -> None:
+        for file in self.modules:
+            module = module_of(file)
+            directive = f".. automodule:: {module}\n   :members:\n   :show-inheritance:"
+            source = posixpath.relpath(self.source(file), "api")
+            self.write(
+                f"api/{module}",
+                f"# {module}\n\n```{{eval-rst}}\n{directive}\n```\n\n[Source]({source}.md)\n",
+            )
+
+
+def is_page(file: str) -> bool:
+    return file in OUTSIDE or (file.startswith("docs/") and file.endswith((".md", ".ipynb")))
+
+
+def name_of(file: str) -> str:
+    """The name of a page, without its suffix."""
+    return OUTSIDE.get(file) or file.removeprefix("docs/").rpartition(".")[0]
+
+
+def module_of(file: str) -> str:
+    """calmgrad/ops/gelu.py -> calmgrad.ops.gelu; kernels/ and cli/ by their installed names."""
+    parts = Path(file).with_suffix("").parts
+    dotted = ".".join(parts if parts[0] == "calmgrad" else ("calmgrad", *parts))
+    return dotted.removesuffix(".__init__")
+
+
+def pages() -> list[str]:
+    """All pages of docs/, seen from ROOT."""
+    hidden = ("_build", "site")
+    return [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted(DOCS.rglob("*.md"))
+        if path.relative_to(DOCS).parts[0] not in hidden
+    ]
+
+
+def contents(index: str, modules: list[str]) -> str:
+    """The toctrees that docs/index.md means: its sections, and the pages these name."""
+    trees = []
+    for section in re.split(r"^## ", index, flags=re.MULTILINE)[1:]:
+        caption = section.partition("\n")[0]
+        names = []
+        for _, target in LINK.findall(section):
+            path = posixpath.normpath(posixpath.join("docs", target.partition("#")[0]))
+            names.append(name_of(path))
+            if path == "docs/commands.md":
+                names.append("flags")
+        entries = "\n".join(dict.fromkeys(names))
+        trees.append(f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```")
+    return "\n\n".join(trees)
+
+
+def arrange(folder: Path, run: Callable[[Path], str] = notebooks.to_markdown) -> None:
+    """Write everything that Sphinx reads into `folder`, which is emptied first.
+
+    Args:
+        run: a notebook to Markdown, with what it prints and draws.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    site = Site(folder)
+    for picture in DOCS.rglob("*.svg"):
+        if "_build" not in picture.parts:
+            (folder / picture.relative_to(DOCS)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, folder / picture.relative_to(DOCS))
+    for file in [*pages(), *OUTSIDE]:
+        site.page(file)
+    for notebook in sorted((DOCS / "notebooks").glob("*.ipynb")):
+        site.page(notebook.relative_to(ROOT).as_posix(), run(notebook))
+    site.write("flags", flags.page())
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    with (folder / "index.md").open("a", encoding="utf-8") as file:
+        file.write("\n" + contents(index, site.modules) + "\n")
+    listed = "\n".join(f"api/{module_of(file)}" for file in site.modules)
+    with (folder / "api.md").open("a", encoding="utf-8") as file:
+        file.write(f"\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n")
+    site.add_api()
+    site.add_sources()
