@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
+from calmgrad.config import ModelConfig
+from calmgrad.layout import layout
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "formats.md"
 ROW = re.compile(r"\| ([A-Z]+)-(\d+) \| .* \| `([\w.]+::)?(test_\w+)` \|")
@@ -35,14 +38,14 @@ def statements() -> list[Statement]:
     return found
 
 
-def tests_in(path: Path) -> set[str]:
+def functions_of(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 @pytest.mark.parametrize("statement", statements(), ids=lambda s: f"{s.format}-{s.number}")
 def test_a_statement_is_checked(statement: Statement) -> None:
-    assert any(statement.test in tests_in(path) for path in statement.files)
+    assert any(statement.test in functions_of(path) for path in statement.files)
 
 
 def test_numbers_count_from_1() -> None:
@@ -50,3 +53,11 @@ def test_numbers_count_from_1() -> None:
     assert {name for name, _ in formats} >= {"CWGT", "CTDS", "CKPT", "RUN", "INDEX", "PAIRS", "TEXT"}
     for name, rows in formats:
         assert [row.number for row in rows] == list(range(1, len(rows) + 1)), name
+
+
+def test_the_order_of_the_parameters() -> None:
+    numbered = re.findall(r"\| (\d+) \| `([\w.]+)` \|", PAGE.read_text(encoding="utf-8"))
+    told = {int(number): name for number, name in numbered}
+    order = [entry.name for entry in layout(ModelConfig(d_model=16, n_layers=1))]
+    assert [told[i] for i in sorted(told)] == [n.removeprefix("blocks.0.") for n in order[:-2]]
+    assert order[-2:] == ["ln_f.weight", "ln_f.bias"]

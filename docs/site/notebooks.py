@@ -8,6 +8,7 @@ import ast
 import contextlib
 import io
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,11 +46,21 @@ def run(path: Path) -> list[Cell]:
     """
     cells = read(path)
     names: dict[str, Any] = {"__name__": "__main__"}
-    with contextlib.chdir(path.parent):
+    with contextlib.chdir(path.parent), _modules_of(path.parent):
         for number, cell in enumerate(cells):
             if cell.kind == "code":
                 _run(cell, names, f"{path.name}, cell {number}")
     return cells
+
+
+@contextlib.contextmanager
+def _modules_of(folder: Path) -> Iterator[None]:
+    """Let cells import what stands beside the notebook, as in Jupyter."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 def _run(cell: Cell, names: dict[str, Any], place: str) -> None:
