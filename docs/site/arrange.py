@@ -14,7 +14,7 @@ from docs.site import flags, notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-OUTSIDE = {"CHANGES.md": "changes", "CONTRIBUTING.md": "contributing"}  # pages above docs/
+OUTSIDE = {"README.md": "readme", "CHANGES.md": "changes", "CONTRIBUTING.md": "contributing"}
 LEXERS = {".py": "python", ".json": "json", ".toml": "toml", ".md": "markdown", ".cfg": "ini"}
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
 API_LIST = "docs/api.md"  # its links to modules lead to what their docstrings say

@@ -1,5 +1,6 @@
 """python -m docs.site.build: the site, in docs/_build/html. A warning is an error."""
 
+import shutil
 import sys
 
 from sphinx.cmd.build import build_main
@@ -10,6 +11,7 @@ SOURCE, OUT = DOCS / "_build" / "source", DOCS / "_build" / "html"
 
 
 def main(arguments: list[str]) -> int:
+    shutil.rmtree(OUT, ignore_errors=True)
     arrange(SOURCE)
     options = ["-W", "--keep-going", "-q", "-E", "-b", "html", "-c", str(DOCS / "site")]
     result = build_main([*options, *arguments, str(SOURCE), str(OUT)])

@@ -11,6 +11,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "docs.site.docstrings",
     "docs.site.mathml",
 ]
 root_doc = "index"
@@ -19,8 +20,9 @@ highlight_language = "none"
 nitpicky = True
 nitpick_ignore_regex = [
     # Other people's types, and our own aliases of them, have no page here.
-    ("py:.*", r"(numpy|np|collections|typing|pathlib|os|threading|concurrent|types|abc|msgspec).*"),
+    ("py:.*", r"(numpy|np|io|collections|contextlib|typing|pathlib|os|types|abc|msgspec)\b.*"),
     ("py:.*", r"(NDArray|Array|ArrayLike|ArrayModule|Operand|Axis|Share|Shares|Tokens|AnyPath).*"),
+    ("py:class", r"calmgrad\..*"),  # in signatures: classes of modules that are no part of the API
 ]
 
 myst_enable_extensions = ["dollarmath"]
@@ -33,7 +35,6 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 html_theme = "furo"
