@@ -1,7 +1,7 @@
 """Arranges what the site is built from: the pages of docs/, and pages made of the source.
 
 The pages are Markdown that any forge shows. Their links are those of the repository; a link to a
-file that is no page leads to a page with its text. docs/index.md is the table of contents.
+file that is no page leads to one that shows it (sources.py). docs/index.md is the table of contents.
 """
 
 import posixpath
@@ -15,7 +15,6 @@ from docs.site import flags, notebooks
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 OUTSIDE = {"README.md": "readme", "CHANGES.md": "changes", "CONTRIBUTING.md": "contributing"}
-LEXERS = {".py": "python", ".json": "json", ".toml": "toml", ".md": "markdown", ".cfg": "ini"}
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
 API_LIST = "docs/api.md"  # its links to modules lead to what their docstrings say
 
@@ -25,7 +24,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.sources: list[str] = []  # files and folders that pages lead to, seen from ROOT
+        self.sources: set[str] = set()  # files and folders that pages lead to, seen from ROOT
         self.modules: list[str] = []  # with a page of the API
 
     def write(self, name: str, text: str) -> None:
@@ -63,40 +62,24 @@ class Site:
             if wanted not in self.modules:
                 self.modules.append(wanted)
         else:
-            name = self.source(wanted)
+            return self.source(wanted, here)
         return posixpath.relpath(name, here or ".") + ".md" + mark + anchor
 
-    def source(self, file: str) -> str:
-        """The name of the page that shows a file, or lists a folder."""
+    def source(self, file: str, here: str) -> str:
+        """A link from a page in the folder `here` to what shows a file or folder."""
         if not (ROOT / file).exists():
             raise FileNotFoundError(f"{file}: a page leads to it")
-        if file not in self.sources:
-            self.sources.append(file)
-        return f"source/{file}"
-
-    def add_sources(self) -> None:
-        for file in self.sources:  # grows meanwhile: folders lead to files
-            path, name = ROOT / file, f"source/{file}"
-            if path.is_dir():
-                found = [p for p in sorted(path.iterdir()) if p.suffix in LEXERS]
-                items = [f"- [{p.name}]({path.name}/{p.name}.md)" for p in found]
-                for p in found:
-                    self.source(p.relative_to(ROOT).as_posix())
-                body = "\n".join(items)
-            else:
-                text = path.read_text(encoding="utf-8")
-                fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-                body = f"{fence}{LEXERS.get(path.suffix, 'none')}\n{text}{fence}"
-            self.write(name, f"---\norphan: true\n---\n# {file}\n\n{body}\n")
+        self.sources.add(file)
+        return "source:" + posixpath.relpath(f"source/{file}.html", here or ".")
 
     def add_api(self) -> None:
         for file in self.modules:
             module = module_of(file)
             directive = f".. automodule:: {module}\n   :members:\n   :show-inheritance:"
-            source = posixpath.relpath(self.source(file), "api")
+            source = self.source(file, "api")
             self.write(
                 f"api/{module}",
-                f"# {module}\n\n```{{eval-rst}}\n{directive}\n```\n\n[Source]({source}.md)\n",
+                f"# {module}\n\n```{{eval-rst}}\n{directive}\n```\n\n[Source]({source})\n",
             )
 
 
@@ -126,27 +109,47 @@ def pages() -> list[str]:
     ]
 
 
-def contents(index: str, modules: list[str]) -> str:
-    """The toctrees that docs/index.md means: its sections, and the pages these name."""
-    trees = []
+def contents(index: str) -> dict[str, str]:
+    """Page -> the toctrees that docs/index.md means.
+
+    Its sections are those of the navigation. Of a list item with several links, the first one is
+    the page, and the others are below it.
+    """
+    trees: dict[str, str] = {}
     for section in re.split(r"^## ", index, flags=re.MULTILINE)[1:]:
-        caption = section.partition("\n")[0]
-        names = []
-        for _, target in LINK.findall(section):
-            path = posixpath.normpath(posixpath.join("docs", target.partition("#")[0]))
-            names.append(name_of(path))
-            if path == "docs/commands.md":
-                names.append("flags")
-        entries = "\n".join(dict.fromkeys(names))
-        trees.append(f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```")
-    return "\n\n".join(trees)
+        caption, _, body = section.partition("\n")
+        entries = []
+        for item in re.split(r"^- ", body, flags=re.MULTILINE)[1:]:
+            links = [(label[1:-1], page_at(target)) for label, target in LINK.findall(item)]
+            first, below = links[0], links[1:]
+            entries.append(first)
+            if first[1] == "commands":
+                below.append(("All flags", "flags"))
+            if below:
+                trees[first[1]] = toctree(below)
+        trees["index"] = trees.get("index", "") + toctree(entries, caption)
+    return trees
 
 
-def arrange(folder: Path, run: Callable[[Path], str] = notebooks.to_markdown) -> None:
+def page_at(target: str) -> str:
+    """The name of the page that a link of docs/index.md leads to."""
+    return name_of(posixpath.normpath(posixpath.join("docs", target.partition("#")[0])))
+
+
+def toctree(entries: list[tuple[str, str]], caption: str = "") -> str:
+    head = f":caption: {caption}\n" if caption else ""
+    lines = "\n".join(f"{label} </{name}>" for label, name in entries)
+    return f"\n```{{toctree}}\n:hidden:\n{head}\n{lines}\n```\n"
+
+
+def arrange(folder: Path, run: Callable[[Path], str] = notebooks.to_markdown) -> set[str]:
     """Write everything that Sphinx reads into `folder`, which is emptied first.
 
     Args:
         run: a notebook to Markdown, with what it prints and draws.
+
+    Returns:
+        The files and folders that pages lead to and that are no pages, seen from ROOT.
     """
     shutil.rmtree(folder, ignore_errors=True)
     site = Site(folder)
@@ -159,11 +162,10 @@ def arrange(folder: Path, run: Callable[[Path], str] = notebooks.to_markdown) ->
     for notebook in sorted((DOCS / "notebooks").glob("*.ipynb")):
         site.page(notebook.relative_to(ROOT).as_posix(), run(notebook))
     site.write("flags", flags.page())
-    index = (DOCS / "index.md").read_text(encoding="utf-8")
-    with (folder / "index.md").open("a", encoding="utf-8") as file:
-        file.write("\n" + contents(index, site.modules) + "\n")
-    listed = "\n".join(f"api/{module_of(file)}" for file in site.modules)
-    with (folder / "api.md").open("a", encoding="utf-8") as file:
-        file.write(f"\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n")
+    trees = contents((DOCS / "index.md").read_text(encoding="utf-8"))
+    trees["api"] = toctree([(m, f"api/{m}") for m in map(module_of, site.modules)])
+    for name, tree in trees.items():
+        with (folder / f"{name}.md").open("a", encoding="utf-8") as file:
+            file.write(tree)
     site.add_api()
-    site.add_sources()
+    return site.sources

@@ -28,7 +28,7 @@ nitpick_ignore_regex = [
 myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 3
-myst_links_external_new_tab = False
+myst_url_schemes = {"http": None, "https": None, "mailto": None, "source": "{{path}}"}
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
