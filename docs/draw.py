@@ -146,10 +146,10 @@ def batch() -> str:
 
 
 def box(x: float, y: float, width: float, label: str, kind: str, note: str = "") -> str:
-    height = 40 if note else BOX
+    size = f'width="{width:.1f}" height="{40 if note else BOX}"'
     middle = x + width / 2
     parts = [
-        f'<rect class="{kind}" x="{x:.1f}" y="{y:g}" width="{width:.1f}" height="{height}" rx="4"/>',
+        f'<rect class="{kind}" x="{x:.1f}" y="{y:g}" {size} rx="4"/>',
         text(middle, y + 16, label, anchor="middle"),
     ]
     if note:

@@ -22,6 +22,8 @@ from calmgrad import settings
 from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
 from calmgrad.search import Index
+from docs import draw
+from docs.site import arrange
 
 ROOT = Path(__file__).parents[1]
 BUILT = ROOT / "docs" / "_build"
@@ -164,7 +166,7 @@ def runnable() -> list[Any]:
     return list(found.values())
 
 
-WITH_PYTHON = [page for page in PAGES if any(b.page == page and b.language == "python" for b in BLOCKS)]
+WITH_PYTHON = list(dict.fromkeys(block.page for block in BLOCKS if block.language == "python"))
 
 
 def blocks(language: str) -> list[Any]:
@@ -464,3 +466,58 @@ def test_the_readme_shows_the_recorded_demo() -> None:
     assert shown[begin].startswith(f"trained {STEPS:,} steps in ")
     assert f"in {STEPS:,} steps" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{STEPS:,} if not given" in sections_of(COMMAND_PAGE)["demo"]
+
+
+# --- the site -------------------------------------------------------------------------------------
+
+
+def test_every_page_is_in_the_contents() -> None:
+    index = ROOT / "docs" / "index.md"
+    named = {
+        target.partition("#")[0] for _, line in prose_of(index) for target in LINK.findall(line)
+    }
+    found = [*PAGES[1:], *(ROOT / "docs" / "notebooks").glob("*.ipynb")]
+    pages = {page.relative_to(index.parent).as_posix() for page in found} - {"index.md"}
+    assert not pages - named
+
+
+def test_every_operation_is_derived() -> None:
+    for path in (ROOT / "calmgrad" / "ops").glob("[a-z]*.py"):
+        page = ROOT / "docs" / "ops" / f"{path.stem}.md"
+        assert page.exists(), f"derive its backward formula in {page}"
+        for name in re.findall(r"^def ([a-z]\w*)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert name in page.read_text(encoding="utf-8")
+        assert page in WITH_PYTHON, f"{page}: check the formula"
+
+
+@pytest.mark.parametrize("name", draw.PICTURES)
+def test_the_pictures_are_those_of_the_source(name: str) -> None:
+    """Else: run `python docs/draw.py`."""
+    content = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert content == draw.PICTURES[name]()
+
+
+def test_the_site_is_arranged(tmp_path: Path) -> None:
+    """Sphinx sees each page, and each link that is none of a page leads to what shows the file."""
+    files = arrange.arrange(tmp_path / "source", run=lambda notebook: f"# {notebook.stem}\n")
+    assert {"calmgrad/tape.py", "calmgrad/ops"} <= files
+    written = {p.relative_to(tmp_path / "source").as_posix() for p in tmp_path.rglob("*.md")}
+    assert {"index.md", "flags.md", "changes.md", "api/calmgrad.trainer.md"} <= written
+    page = (tmp_path / "source" / "ops" / "gelu.md").read_text(encoding="utf-8")
+    assert "[test](source:../source/tests/ops/test_gelu.py.html)" in page
+    flags = (tmp_path / "source" / "flags.md").read_text(encoding="utf-8")
+    for name in COMMANDS:
+        assert f"\n## {name}\n" in flags
+    index = (tmp_path / "source" / "index.md").read_text(encoding="utf-8")
+    assert "Quickstart </quickstart>" in index
+
+
+def test_links_out_of_the_project_are_known() -> None:
+    """They are not followed here: whoever adds one has looked at it."""
+    found = set()
+    for page in LINKED:
+        for _, line in prose_of(page):
+            found |= {t for t in LINK.findall(line) if re.match(r"[a-z]+:", t)}
+    assert {
+        re.sub(r"^https://arxiv\.org/abs/\d{4}\.\d{4,5}$", "arxiv", link) for link in found
+    } <= {"arxiv"}

@@ -50,7 +50,8 @@ def test_a_statement_is_checked(statement: Statement) -> None:
 
 def test_numbers_count_from_1() -> None:
     formats = [(name, list(rows)) for name, rows in groupby(statements(), lambda s: s.format)]
-    assert {name for name, _ in formats} >= {"CWGT", "CTDS", "CKPT", "RUN", "INDEX", "PAIRS", "TEXT"}
+    assert [name for name, _ in formats][:2] == ["CWGT", "CTDS"]
+    assert len(formats) >= 7
     for name, rows in formats:
         assert [row.number for row in rows] == list(range(1, len(rows) + 1)), name
 

@@ -87,7 +87,8 @@ def lines(
     labels: list[tuple[float, str, str]] = []
     for colour, (name, y) in zip(COLOURS, drawn.items(), strict=False):
         points = " ".join(f"{px:.1f},{py:.1f}" for px, py in place(across, y))
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        look = f'fill="none" stroke="{colour}" stroke-width="2"'
+        parts.append(f'<polyline points="{points}" {look}/>')
         labels.append((place(across, y)[-1][1], name, colour))
     previous = -20.0
     for at, name, colour in sorted(labels):

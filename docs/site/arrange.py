@@ -1,7 +1,8 @@
 """Arranges what the site is built from: the pages of docs/, and pages made of the source.
 
 The pages are Markdown that any forge shows. Their links are those of the repository; a link to a
-file that is no page leads to one that shows it (sources.py). docs/index.md is the table of contents.
+file that is no page leads to one that shows it (sources.py). The table of contents is
+docs/index.md.
 """
 
 import posixpath
@@ -75,7 +76,7 @@ class Site:
     def add_api(self) -> None:
         for file in self.modules:
             module = module_of(file)
-            directive = f".. automodule:: {module}\n   :members:\n   :show-inheritance:"
+            directive = f".. automodule:: {module}\n   :members:"
             source = self.source(file, "api")
             self.write(
                 f"api/{module}",

@@ -1,4 +1,4 @@
-"""What Sphinx would misread in the docstrings: `a, b: text` attributes, and colons of properties."""
+"""What Sphinx would misread in docstrings: attributes as `a, b: text`, and colons of properties."""
 
 import re
 from collections.abc import Iterator

@@ -54,8 +54,8 @@ def table(command: click.Command, context: click.Context) -> str:
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None:
-            said, told = record
-            rows.append(f"| `{said.replace('|', chr(92) + '|')}` | {escaped(' '.join(told.split()))} |")
+            said, told = record[0].replace("|", "\\|"), " ".join(record[1].split())
+            rows.append(f"| `{said}` | {escaped(told)} |")
     return "\n".join(["| | |", "|---|---|", *rows, ""])
 
 
