@@ -23,7 +23,6 @@ from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
 from calmgrad.search import Index
 from docs import draw
-from docs.site import arrange
 
 ROOT = Path(__file__).parents[1]
 BUILT = ROOT / "docs" / "_build"
@@ -468,7 +467,7 @@ def test_the_readme_shows_the_recorded_demo() -> None:
     assert f"{STEPS:,} if not given" in sections_of(COMMAND_PAGE)["demo"]
 
 
-# --- the site -------------------------------------------------------------------------------------
+# --- contents, pictures, links --------------------------------------------------------------------
 
 
 def test_every_page_is_in_the_contents() -> None:
@@ -495,21 +494,6 @@ def test_the_pictures_are_those_of_the_source(name: str) -> None:
     """Else: run `python docs/draw.py`."""
     content = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert content == draw.PICTURES[name]()
-
-
-def test_the_site_is_arranged(tmp_path: Path) -> None:
-    """Sphinx sees each page, and each link that is none of a page leads to what shows the file."""
-    files = arrange.arrange(tmp_path / "source", run=lambda notebook: f"# {notebook.stem}\n")
-    assert {"calmgrad/tape.py", "calmgrad/ops"} <= files
-    written = {p.relative_to(tmp_path / "source").as_posix() for p in tmp_path.rglob("*.md")}
-    assert {"index.md", "flags.md", "changes.md", "api/calmgrad.trainer.md"} <= written
-    page = (tmp_path / "source" / "ops" / "gelu.md").read_text(encoding="utf-8")
-    assert "[test](source:../source/tests/ops/test_gelu.py.html)" in page
-    flags = (tmp_path / "source" / "flags.md").read_text(encoding="utf-8")
-    for name in COMMANDS:
-        assert f"\n## {name}\n" in flags
-    index = (tmp_path / "source" / "index.md").read_text(encoding="utf-8")
-    assert "Quickstart </quickstart>" in index
 
 
 def test_links_out_of_the_project_are_known() -> None:

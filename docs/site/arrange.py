@@ -166,7 +166,7 @@ def arrange(folder: Path, run: Callable[[Path], str] = notebooks.to_markdown) ->
     trees = contents((DOCS / "index.md").read_text(encoding="utf-8"))
     trees["api"] = toctree([(m, f"api/{m}") for m in map(module_of, site.modules)])
     for name, tree in trees.items():
-        with (folder / f"{name}.md").open("a", encoding="utf-8") as file:
-            file.write(tree)
+        with (folder / f"{name}.md").open("a", encoding="utf-8") as written:
+            written.write(tree)
     site.add_api()
     return site.sources

@@ -68,7 +68,7 @@ def _run(cell: Cell, names: dict[str, Any], place: str) -> None:
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(tree, place, "exec"), names)
-        value = None
+        value: Any = None
         if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), place, "eval"), names)
     cell.printed = out.getvalue()
