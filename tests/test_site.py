@@ -31,7 +31,7 @@ def test_a_link_to_nothing_is_an_error(tmp_path: Path) -> None:
         .read_text()
         .endswith("[tape](source:source/calmgrad/tape.py.html), [a page](data.md#pairs)\n")
     )
-    with pytest.raises(FileNotFoundError, match="calmgrad/tapes.py: a page leads to it"):
+    with pytest.raises(FileNotFoundError, match=r"calmgrad/tapes\.py: a page leads to it"):
         site.page("docs/x.md", "[tape](../calmgrad/tapes.py)\n")
     site.page("docs/x.md", "```text\n[no link](../calmgrad/tapes.py)\n```\n")
 
@@ -55,19 +55,19 @@ def test_what_the_finished_site_must_not_have(tmp_path: Path) -> None:
 
 def test_attributes_become_definitions() -> None:
     docstrings = pytest.importorskip("docs.site.docstrings", reason="pip install 'calmgrad[docs]'")
-    lines = [
-        "X.",
+    lines = ["Attributes:", "    a, b: both", "        of them.", "    c: one.", "", "End."]
+    expected = [
+        "**Attributes**",
         "",
-        "Attributes:",
-        "    a, b: both",
-        "        of them.",
-        "    c: one.",
+        "a, b",
+        "    both",
+        "    of them.",
+        "c",
+        "    one.",
         "",
         "End.",
     ]
-    assert list(docstrings.with_attributes(lines)) == [
-        "X.", "", "**Attributes**", "", "a, b", "    both", "    of them.", "c", "    one.", "", "End.",
-    ]  # fmt: skip
+    assert list(docstrings.with_attributes(lines)) == expected
 
 
 def test_formulas_without_a_script() -> None:
