@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from calmgrad import __version__
-from calmgrad.explain.formulas import Direction, Formula, formula_of
+from calmgrad.explain.formulas import Direction, Formula, formula_of, update_formula
 from calmgrad.explain.packed import Packed, statistics
-from calmgrad.explain.story import Story, layer_of
+from calmgrad.explain.story import OpStory, Story
 from calmgrad.explain.typeset import mathml, segments
 
 BUDGET = 700_000  # numbers of all activations and their gradients
@@ -64,9 +64,10 @@ def _facts(story: Story, about: Mapping[str, str]) -> tuple[dict[str, Any], Pack
         ],
         "rows": story.rows,
         "cmd": story.cmd_pos,
-        "ops": [_op(story, op, packed) for op in story.ops],
+        "ops": [_op(op, packed) for op in story.ops],
         "formulas": {op: _formula(formula_of(op)) for op in {op.op: None for op in story.ops}},
         "parameters": parameters,
+        "update": _update(story),
         "flat": _flat(story, packed),
         "scans": [_scan(scan, packed) for scan in story.scans],
         "changes": [
@@ -100,16 +101,30 @@ def _step(story: Story) -> dict[str, Any]:
     }
 
 
-def _op(story: Story, op: Any, packed: Packed) -> dict[str, Any]:
+def _update(story: Story) -> dict[str, Any]:
+    name, direction = update_formula(story.optimizer)
+    notes = {
+        "adam": "In the first step of a run the moments begin at 0, and with their bias corrected"
+        " m̂ is the gradient and √v̂ its magnitude: so every weight moves by the learning rate, be its"
+        " gradient large or small, but for the decay and for gradients near eps.",
+        "sgd": "Each weight moves by its gradient times the learning rate.",
+    }
+    return {"name": name, "direction": _direction(direction), "note": notes[story.optimizer]}
+
+
+def _op(op: OpStory, packed: Packed) -> dict[str, Any]:
     return {
         "name": op.name,
+        "output": op.output,
         "op": op.op,
-        "scope": op.scope,
-        "layer": layer_of(op.scope),
+        "layer": op.layer,
+        "room": op.room,
         "inputs": [
-            {"symbol": i.symbol, "tensor": i.tensor, "columns": i.columns} for i in op.inputs
+            {"symbol": symbol, "tensor": i.name, "columns": i.columns, "parameter": i.parameter}
+            for symbol, i in op.inputs.items()
         ],
-        "seconds": op.seconds,
+        "forward": op.forward,
+        "backward": op.backward,
         "shape": list(op.value.shape),
         "value": packed.add(op.value) | statistics(op.value),
         "gradient": packed.add(op.gradient) | statistics(op.gradient),

@@ -8,17 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad.config import ModelConfig
-from calmgrad.explain.recording import Input, RecordedOp, Recorder
+from calmgrad.explain.formulas import formula_of
 from calmgrad.explain.scan import ScanStates, scan_states
 from calmgrad.layout import layout, views
 from calmgrad.model import Model, Tokens, checked_sequence
 from calmgrad.optim import clip_scale
-from calmgrad.shards import pack_targets
 from calmgrad.tokenizer import NAMES, PAD
+from calmgrad.trace import Input, Record, Trace, trace
 from calmgrad.trainer import Trainer
 
 CHANNELS = 8  # of each scan, whose states are kept
 LARGEST = 12  # changes that are told
+PASSES = 4  # of which the quickest counts; the first one warms up
 
 Array = NDArray[np.float32]
 
@@ -59,6 +60,32 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class OpStory:
+    """An op on the tape.
+
+    Attributes:
+        name: which of the network, "blocks.0.mixer.in_proj"; `output`: of what it made.
+        op: of which kind, "linear"; layer: the block, from 0, or None.
+        room: "embedding", "mixer", "ffn" or "head".
+        inputs: in the order of the op's arguments, by the name the op has for each.
+        value: its output, (T, C): T the tokens, or those that predict something (`Story.rows`).
+        gradient: of the loss, in that output.
+        forward, backward: seconds, the best of some passes.
+    """
+
+    name: str
+    output: str
+    op: str
+    layer: int | None
+    room: str
+    inputs: dict[str, Input]
+    value: Array
+    gradient: Array
+    forward: float
+    backward: float
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """What happened in a step.
 
@@ -66,8 +93,7 @@ class Story:
         config: the model's sizes.
         tokens, cmd_pos: the sequence, and the position of ATN in it.
         loss: mean of the targets' losses, in nats.
-        ops: the tape, in order; an op's value and gradient are (T, C), T the tokens read, or
-            for the head those that predict something (`rows`).
+        ops: the tape, in order.
         rows: positions of the sequence that predict the next token.
         parameters: in buffer order.
         scans: one a block.
@@ -79,7 +105,7 @@ class Story:
     tokens: list[TokenStory]
     cmd_pos: int
     loss: float
-    ops: list[RecordedOp]
+    ops: list[OpStory]
     rows: list[int]
     parameters: list[ParameterStory]
     scans: list[ScanStates]
@@ -88,17 +114,6 @@ class Story:
     lr: float
     weight_decay: float
     optimizer: str
-
-    def op(self, name: str) -> RecordedOp:
-        """The op of this name."""
-        return next(op for op in self.ops if op.name == name)
-
-    def array(self, given: Input) -> Array:
-        """What an op read: the values of an activation or a parameter."""
-        value = next((p.value for p in self.parameters if p.name == given.tensor), None)
-        if value is None:
-            value = self.op(given.tensor).value
-        return value if given.columns is None else value[:, slice(*given.columns)]
 
     def changes(self, count: int = LARGEST) -> list[Change]:
         """The weights that changed most, the most first."""
@@ -142,55 +157,96 @@ def tell_step(
     wrong = [c for c in channels if not 0 <= c < config.d_inner]
     if wrong:
         raise ValueError(f"channel {wrong[0]}: expected 0 to {config.d_inner - 1}")
-    shards, counts = pack_targets([array], [cmd_pos])
-    if not shards:
-        raise ValueError(f"no target after position {cmd_pos}: there is nothing to learn")
-    [shard] = shards
-    assert shard.targets is not None
+    passes = _passes(model, array, cmd_pos)
+    pass_ = passes[-1]
+    rows = np.flatnonzero(pass_.batch.targets >= 0).tolist()
     after = Model(replace(model.data(), weights=model.weights.copy()))
     options = {"optimizer": optimizer, "weight_decay": weight_decay, "grad_clip": grad_clip}
     with Trainer(after, lr=lr, threads=1, **options) as trainer:  # type: ignore[arg-type]
         loss = trainer.step([array], [cmd_pos])
         grads, norm = trainer.grads.copy(), trainer.grad_norm
-    seed = np.full(int(counts[0]), 1 / counts[0], np.float32)
-    ops = Recorder(model).run(shard, seed)
-    rows = np.flatnonzero(shard.targets >= 0).tolist()
-    losses = {row + 1: float(nll) for row, nll in zip(rows, ops[-1].value, strict=True)}
+    losses = {row + 1: float(nll) for row, nll in zip(rows, pass_.values["nll"], strict=True)}
     named = views(config, grads), views(config, after.weights - model.weights)
-    story = Story(
+    return Story(
         config=config,
         tokens=[TokenStory(int(t), label(int(t)), losses.get(i)) for i, t in enumerate(array)],
         cmd_pos=cmd_pos,
         loss=loss,
-        ops=ops,
+        ops=_ops(passes),
         rows=rows,
         parameters=[
             ParameterStory(e.name, e.start, model.parameters[e.name].copy(), named[0][e.name],
                            named[1][e.name], e.decay)
             for e in layout(config)
         ],
-        scans=[],
+        scans=_scans(pass_, list(channels)),
         grad_norm=norm,
         clip=clip_scale(norm, grad_clip),
         lr=lr,
         weight_decay=weight_decay,
         optimizer=optimizer,
     )  # fmt: skip
-    story.scans.extend(_scans(story, list(channels)))
-    return story
 
 
-def _scans(story: Story, channels: list[int]) -> list[ScanStates]:
-    found = []
-    for op in story.ops:
-        if op.op != "selective_scan":
+def _passes(model: Model, array: NDArray[np.int64], cmd_pos: int) -> list[Trace]:
+    """The same pass several times.
+
+    Raises:
+        ValueError: no token is to be predicted.
+    """
+    passes = []
+    for _ in range(PASSES):
+        passes.append(
+            trace(model.config, model.weights, [array], [cmd_pos], every_position=False)
+        )
+        if not (passes[0].batch.targets >= 0).any():
+            raise ValueError(f"no target after position {cmd_pos}: there is nothing to learn")
+    return passes
+
+
+def _ops(passes: list[Trace]) -> list[OpStory]:
+    """The ops of the tape; the mean at its end is none."""
+    last = passes[-1]
+    ops = []
+    for i, r in enumerate(last.records):
+        if r.op == "reduction":
             continue
-        assert op.gradient is not None
-        weight = np.abs(op.value * op.gradient).sum(axis=0)
+        inputs = {symbol: r.inputs[symbol] for symbol in _argument_order(r)}
+        ops.append(OpStory(
+            r.name, r.output, r.op, layer_of(r.name), room_of(r.scope), inputs,
+            last.values[r.output], last.gradients[r.output],
+            min(p.records[i].forward_seconds for p in passes),
+            min(p.records[i].backward_seconds for p in passes),
+        ))  # fmt: skip
+    return ops
+
+
+def _argument_order(record: Record) -> list[str]:
+    arguments = list(formula_of(record.op).arguments)
+    return sorted(record.inputs, key=lambda s: arguments.index(s) if s in arguments else 99)
+
+
+def _scans(pass_: Trace, channels: list[int]) -> list[ScanStates]:
+    """The states of each scan, for the channels chosen or those that matter most."""
+    everything = pass_.values | pass_.parameters
+    found = []
+    for record in pass_.records:
+        if record.op != "selective_scan":
+            continue
+        weight = np.abs(pass_.values[record.output] * pass_.gradients[record.output]).sum(axis=0)
         chosen = channels or np.argsort(-weight, kind="stable")[:CHANNELS].tolist()
-        arrays = {given.symbol: story.array(given) for given in op.inputs}
-        found.append(scan_states(layer_of(op.scope) or 0, chosen, arrays))
+        arrays = {}
+        for symbol, given in record.inputs.items():
+            array = everything[given.name]
+            arrays[symbol] = array if given.columns is None else array[:, slice(*given.columns)]
+        found.append(scan_states(layer_of(record.name) or 0, chosen, arrays))
     return found
+
+
+def room_of(scope: str) -> str:
+    """The part of the network that a scope of the tape lies in."""
+    last = scope.rpartition(".")[2]
+    return {"token_emb": "embedding"}.get(last, last)
 
 
 def layer_of(name: str) -> int | None:

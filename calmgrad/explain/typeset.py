@@ -16,7 +16,7 @@ WORDS = set(
     " gradient target put back given got one by".split()
 )
 TOKEN = re.compile(
-    r"(?P<transposed>\.T\b)|(?P<number>\d+(?:\.\d+)?)|(?P<name>[^\W\d]\w*['’]?)"
+    r"(?P<transposed>\.T\b)|(?P<number>\d+(?:\.\d+)?)|(?P<name>[^\W\d]\w*\u0302?['’]?)"
     r"|(?P<operator><=|>=|[^\w\s])"
 )
 
@@ -25,7 +25,7 @@ def segments(line: str) -> Iterator[tuple[bool, str]]:
     """The formulas of a line and the remarks beside them: (whether it is a formula, its text)."""
     aligned = re.sub(r"\s+=", " =", line.strip())
     for part in re.split(r"\s{3,}", aligned):
-        formula = re.match(r"[\w'’\[\], -]+ = ", part) and not re.match(r"(or|W is)\b", part)
+        formula = re.match(r"[\w'’\[\], :-]+ = ", part) and not re.match(r"(or|W is)\b", part)
         yield bool(formula), part
 
 

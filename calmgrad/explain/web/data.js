@@ -35,9 +35,8 @@ function matrixOf(packed, data = numbers(packed)) {
 }
 
 const OPS = FACTS.ops;
-const BY_NAME = new Map(OPS.map((op, i) => [op.name, i]));
+const BY_OUTPUT = new Map(OPS.map((op, i) => [op.output, i]));
 const PARAMETERS = new Map(FACTS.parameters.map((p, i) => [p.name, i]));
-const READ_TOKENS = FACTS.tokens.length - 1; // the last one is predicted, and not read
 
 /** Values or gradient of a parameter, as a matrix. */
 function parameterMatrix(index, what) {
@@ -59,7 +58,7 @@ function activationMatrix(index, what) {
 
 /** The position in the sequence that a row of an op's output belongs to. */
 function positionOf(op, row) {
-  return op.shape[0] === READ_TOKENS ? row : FACTS.rows[row];
+  return op.shape[0] === FACTS.tokens.length ? row : FACTS.rows[row];
 }
 
 function tokenText(position) {
@@ -120,5 +119,10 @@ function folded(summary, make) {
   return box;
 }
 
-const roomOf = (name) => (/\.(mixer|ln1|residual1)/.test(name) ? "mixer"
-  : name.startsWith("blocks.") ? "ffn" : name.startsWith("token_emb") ? "embedding" : "head");
+/** The part of the network that a parameter belongs to. */
+function roomOf(name) {
+  if (!name.startsWith("blocks.")) return name.startsWith("token_emb") ? "embedding" : "head";
+  return /\.(mixer|ln1)/.test(name) ? "mixer" : "ffn";
+}
+
+const blockOf = (name) => (name.startsWith("blocks.") ? `block ${name.split(".")[1]}` : name.startsWith("token_emb") ? "emb" : "head");
