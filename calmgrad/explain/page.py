@@ -193,7 +193,7 @@ def _flat(story: Story, packed: Packed) -> dict[str, Any]:
 def _scan(scan: Any, packed: Packed) -> dict[str, Any]:
     arrays = {
         name: packed.add(getattr(scan, name))
-        for name in ("h", "decay", "B", "C", "dt", "u", "z", "y", "out")
+        for name in ("h", "lost", "B", "C", "dt", "u", "z", "y", "out")
     }
     return {"layer": scan.layer, "channels": [int(c) for c in scan.channels], **arrays}
 

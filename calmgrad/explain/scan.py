@@ -19,7 +19,8 @@ class ScanStates:
     Attributes:
         layer: the block, from 0.
         channels: which of the C, K of them.
-        h: (K, T, N) states after each token; decay: (K, T, N), what is left of the state before.
+        h: (K, T, N) states after each token; lost: (K, T, N), the share of the state before that
+            is forgotten, 1 - exp(dt * A).
         B, C: (T, N), what goes in and what is read out; the same for all channels.
         dt, u, z, y, out: (K, T) step, input, gate, read-out and gated output.
     """
@@ -27,7 +28,7 @@ class ScanStates:
     layer: int
     channels: list[int]
     h: Floats
-    decay: Floats
+    lost: Floats
     B: Floats
     C: Floats
     dt: Floats
@@ -56,13 +57,13 @@ def scan_states(
     u, z = wide["u"].T[channels], wide["z"].T[channels]  # (K, T)
     sums = dt_raw @ wide["dt_weight"][:, channels] + wide["dt_bias"][channels]
     dt = np.logaddexp(0, sums).T
-    decay = np.exp(dt[:, :, None] * A[:, None, :])
+    lost = -np.expm1(dt[:, :, None] * A[:, None, :])
     drive = (dt * u)[:, :, None] * B
-    h = np.empty_like(decay)
+    h = np.empty_like(lost)
     state = np.zeros_like(A)
     for t in range(h.shape[1]):
-        state = decay[:, t] * state + drive[:, t]
+        state = state - lost[:, t] * state + drive[:, t]
         h[:, t] = state
     y = (h * C).sum(axis=2) + wide["D"][channels, None] * u
     out = y * z * np.exp(-np.logaddexp(0, -z))
-    return ScanStates(layer, channels, h, decay, B, C, dt, u, z, y, out)
+    return ScanStates(layer, channels, h, lost, B, C, dt, u, z, y, out)

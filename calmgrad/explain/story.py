@@ -157,8 +157,7 @@ def tell_step(
     wrong = [c for c in channels if not 0 <= c < config.d_inner]
     if wrong:
         raise ValueError(f"channel {wrong[0]}: expected 0 to {config.d_inner - 1}")
-    passes = _passes(model, array, cmd_pos)
-    pass_ = passes[-1]
+    pass_ = _best_pass(model, array, cmd_pos)
     rows = np.flatnonzero(pass_.batch.targets >= 0).tolist()
     after = Model(replace(model.data(), weights=model.weights.copy()))
     options = {"optimizer": optimizer, "weight_decay": weight_decay, "grad_clip": grad_clip}
@@ -172,7 +171,7 @@ def tell_step(
         tokens=[TokenStory(int(t), label(int(t)), losses.get(i)) for i, t in enumerate(array)],
         cmd_pos=cmd_pos,
         loss=loss,
-        ops=_ops(passes),
+        ops=_ops(pass_),
         rows=rows,
         parameters=[
             ParameterStory(e.name, e.start, model.parameters[e.name].copy(), named[0][e.name],
@@ -188,37 +187,36 @@ def tell_step(
     )  # fmt: skip
 
 
-def _passes(model: Model, array: NDArray[np.int64], cmd_pos: int) -> list[Trace]:
-    """The same pass several times.
+def _best_pass(model: Model, array: NDArray[np.int64], cmd_pos: int) -> Trace:
+    """A pass, with the best times that each op had in some of them.
 
     Raises:
         ValueError: no token is to be predicted.
     """
-    passes = []
+    best: list[tuple[float, float]] = []
     for _ in range(PASSES):
-        passes.append(
-            trace(model.config, model.weights, [array], [cmd_pos], every_position=False)
-        )
-        if not (passes[0].batch.targets >= 0).any():
+        pass_ = trace(model.config, model.weights, [array], [cmd_pos], every_position=False)
+        if not (pass_.batch.targets >= 0).any():
             raise ValueError(f"no target after position {cmd_pos}: there is nothing to learn")
-    return passes
+        times = [(r.forward_seconds, r.backward_seconds) for r in pass_.records]
+        best = [(min(a, c), min(b, d)) for (a, b), (c, d) in zip(times, best or times, strict=True)]
+    for record, (forward, backward) in zip(pass_.records, best, strict=True):
+        record.forward_seconds, record.backward_seconds = forward, backward
+    return pass_
 
 
-def _ops(passes: list[Trace]) -> list[OpStory]:
+def _ops(pass_: Trace) -> list[OpStory]:
     """The ops of the tape; the mean at its end is none."""
-    last = passes[-1]
-    ops = []
-    for i, r in enumerate(last.records):
-        if r.op == "reduction":
-            continue
-        inputs = {symbol: r.inputs[symbol] for symbol in _argument_order(r)}
-        ops.append(OpStory(
-            r.name, r.output, r.op, layer_of(r.name), room_of(r.scope), inputs,
-            last.values[r.output], last.gradients[r.output],
-            min(p.records[i].forward_seconds for p in passes),
-            min(p.records[i].backward_seconds for p in passes),
-        ))  # fmt: skip
-    return ops
+    return [
+        OpStory(
+            r.name, r.output, r.op, layer_of(r.name), room_of(r.scope),
+            {symbol: r.inputs[symbol] for symbol in _argument_order(r)},
+            pass_.values[r.output], pass_.gradients[r.output],
+            r.forward_seconds, r.backward_seconds,
+        )
+        for r in pass_.records
+        if r.op != "reduction"
+    ]  # fmt: skip
 
 
 def _argument_order(record: Record) -> list[str]:

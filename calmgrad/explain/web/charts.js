@@ -33,7 +33,7 @@ const powerOfTen = (n) => (n === 0 ? "1" : `10${[...String(n)].map((c) => SUPERS
 
 /**
  * Values on a logarithmic scale, over places in a row that belong to groups (layers).
- *   items: [{value, name, group, room}]; shape: "line" or "bars"; pick(i): an item was chosen.
+ *   items: [{value, name, group, room, main}], a line goes through the main ones; shape: "line" or "bars"; pick(i): an item was chosen.
  */
 function logChart({ items, shape, label, pick }) {
   const width = 1000, height = 250, left = 46, right = 8, top = 8, bottom = 26;
@@ -59,7 +59,8 @@ function logChart({ items, shape, label, pick }) {
       svg("text", { x: left - 8, y: y(10 ** n) + 4, "text-anchor": "end" }, powerOfTen(n)));
   }
   if (shape === "line") {
-    drawing.append(svg("path", { class: "path", d: items.map((item, i) => `${i ? "L" : "M"}${x(i)} ${y(item.value)}`).join("") }));
+    const through = items.flatMap((item, i) => (item.main ? [`${x(i)} ${y(item.value)}`] : []));
+    drawing.append(svg("path", { class: "path", d: `M${through.join("L")}` }));
     items.forEach((item, i) => drawing.append(svg("circle", { class: `dot ${item.room}`, cx: x(i), cy: y(item.value), r: 5 })));
   } else {
     items.forEach((item, i) => drawing.append(svg("rect", { class: `bar ${item.room}`, x: x(i) - slot * 0.36, width: slot * 0.72,
@@ -94,14 +95,15 @@ function logChart({ items, shape, label, pick }) {
   return el("div", {}, el("div", { class: "plot" }, box), read);
 }
 
-/** A line over the tokens, without axes: its ends are written beside it. */
-function lane(data, label) {
-  const width = 1000, height = 46, low = Math.min(...data, 0), high = Math.max(...data, 0), span = high - low || 1;
+/** A line over the tokens, without axes: its ends are written beside it. `fromZero`: 0 is shown. */
+function lane(data, label, fromZero) {
+  const width = 1000, height = 46, least = Math.min(...data), most = Math.max(...data);
+  const low = fromZero ? Math.min(least, 0) : least, high = fromZero ? Math.max(most, 0) : most, span = high - low || 1;
   const y = (v) => 3 + (1 - (v - low) / span) * (height - 6), w = width / data.length;
   let path = "";
   data.forEach((v, i) => { path += `${i ? "L" : "M"}${i * w} ${y(v)}H${(i + 1) * w}`; });
   return svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", height, role: "img",
-    "aria-label": `${label}: from ${written(Math.min(...data))} to ${written(Math.max(...data))}` },
-    svg("line", { class: "grid", x1: 0, x2: width, y1: y(0), y2: y(0) }),
+    "aria-label": `${label}: from ${written(least)} to ${written(most)}` },
+    ...(fromZero ? [svg("line", { class: "grid", x1: 0, x2: width, y1: y(0), y2: y(0) })] : []),
     svg("path", { class: "path", d: path, "vector-effect": "non-scaling-stroke" }));
 }

@@ -4,14 +4,13 @@ const LANES = [
   ["u", "u", "what comes in: the convolved input"],
   ["dt", "Δ (dt)", "the step: how much of the present to take in"],
   ["B", "B", "into which states"],
-  ["decay", "exp(Δ A)", "what is left of each state before"],
+  ["lost", "1 − exp(Δ A)", "the share of each state that is forgotten"],
   ["h", "h", "the states"],
   ["C", "C", "what is read out of which states"],
   ["y", "y", "the read-out"],
   ["z", "z", "the gate, before SiLU"],
   ["out", "y · silu(z)", "what goes on"],
 ];
-const KIND = { decay: "positive", dt: "positive" };
 
 class Scan {
   constructor() {
@@ -52,7 +51,7 @@ class Scan {
       const told = el("p", {}, el("b", {}, symbol), meaning);
       if (states === 1) {
         this.values[name] = { data, step };
-        const box = el("div", { class: "heat", style: "height: 46px" }, lane(data, `${symbol}, ${where}`));
+        const box = el("div", { class: "heat", style: "height: 46px" }, lane(data, `${symbol}, ${where}`, name !== "dt"));
         const rule = el("div", { class: "rule" });
         box.append(rule);
         box.addEventListener("pointermove", (event) => {
@@ -68,12 +67,13 @@ class Scan {
       }
       const turned = new Float32Array(data.length);
       for (let t = 0; t < tokens; t++) for (let n = 0; n < states; n++) turned[n * tokens + t] = data[t * states + n];
-      const positive = KIND[name] === "positive";
+      const positive = name === "lost";
       const map = heatMap({ matrix: { data: turned, rows: states, columns: tokens }, kind: positive ? "positive" : "signed",
-        top: positive ? 1 : undefined, height: name === "h" ? Math.max(96, states * 8) : Math.max(54, states * 4),
+        height: name === "h" ? Math.max(96, states * 8) : Math.max(54, states * 4),
         label: `${symbol}, ${where}`, onmove: (_, c) => this.say(c * step), onpick: (_, c) => chooseToken(c * step),
         say: (n, c, value) => `${symbol} at token ${c * step} ${tokenText(c * step)}, state ${n}: ${written(value)}` });
       this.maps.push({ step, mark: (c) => map.mark(c) });
+      map.read.textContent = `${positive ? "0" : written(-map.top, 2)} to ${written(map.top, 2)}`;
       return el("div", { class: "lane" }, told, el("div", {}, map.box, map.read));
     }), folded("As a table", () => this.table()));
     this.rule();
