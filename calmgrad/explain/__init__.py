@@ -7,11 +7,12 @@
 
 `formulas` reads the formulas out of the ops' docstrings and `typeset` sets them; `story` makes
 the step on a copy of the model and gathers the facts, `scan` looks into the selective scan;
-`summary` and `page` are two ways to tell them, the third is in the command.
+`terminal`, `summary` and `page` are three ways to tell them.
 """
 
 from calmgrad.explain.page import html_page
 from calmgrad.explain.story import Story, tell_step
 from calmgrad.explain.summary import summary
+from calmgrad.explain.terminal import tell
 
-__all__ = ["Story", "html_page", "summary", "tell_step"]
+__all__ = ["Story", "html_page", "summary", "tell", "tell_step"]

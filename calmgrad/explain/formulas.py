@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from calmgrad.optim import SGD, AdamW
-
 
 @dataclass(frozen=True, slots=True)
 class Direction:
@@ -57,7 +55,7 @@ def formula_of(op: str) -> Formula:
             "Backward": Direction("", (backward.rstrip("."),)),
         }
     else:
-        directions = {name: _direction(name, text) for name in ("Forward", "Backward")}
+        directions = {name: direction_in(name, text) for name in ("Forward", "Backward")}
     source = re.search(r"Source: (.+?)\.?(?:\n\n|$)", text, re.DOTALL)
     return Formula(
         op,
@@ -71,12 +69,6 @@ def formula_of(op: str) -> Formula:
     )
 
 
-def update_formula(optimizer: str) -> tuple[str, Direction]:
-    """The name of an optimizer's class, and its formula, by the name a Trainer has for it."""
-    cls = {"adam": AdamW, "sgd": SGD}[optimizer]
-    return cls.__name__, _direction("With|Plain", inspect.cleandoc(cls.__doc__ or ""))
-
-
 def _function(op: str) -> tuple[Any, str]:
     for module in (f"calmgrad.ops.{op}", "calmgrad.ops.basic"):
         try:
@@ -88,7 +80,7 @@ def _function(op: str) -> tuple[Any, str]:
     return None, ""
 
 
-def _direction(name: str, text: str) -> Direction:
+def direction_in(name: str, text: str) -> Direction:
     """The paragraph that begins with `name` and ends with `::`, and the block below it."""
     block = r"((?: +[^\n]*\n|\n)+)"
     found = re.search(rf"^(?:{name})\b(.*?)::\n\n{block}", text + "\n", re.DOTALL | re.M)

@@ -48,7 +48,9 @@ def thin(array: NDArray[np.float64], cells: int) -> tuple[NDArray[np.float64], t
     steps = [1] * array.ndim
     while array.ndim and _cells(array.shape, steps) > cells:
         # Halve the longer side; a channel axis says less than time.
-        axis = max(range(max(array.ndim - 2, 0), array.ndim), key=lambda i: array.shape[i] / steps[i])
+        axis = max(
+            range(max(array.ndim - 2, 0), array.ndim), key=lambda i: array.shape[i] / steps[i]
+        )
         if steps[axis] >= array.shape[axis]:
             break
         steps[axis] += 1

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from calmgrad import __version__
-from calmgrad.explain.formulas import Direction, Formula, formula_of, update_formula
+from calmgrad.explain.formulas import Direction, Formula, formula_of
 from calmgrad.explain.packed import Packed, statistics
 from calmgrad.explain.story import OpStory, Story
 from calmgrad.explain.typeset import mathml, segments
+from calmgrad.explain.update import UPDATE_NOTES, update_formula
 
 BUDGET = 700_000  # numbers of all activations and their gradients
 WHOLE = 262_144  # a model of more weights is thinned
@@ -81,9 +82,7 @@ def _facts(story: Story, about: Mapping[str, str]) -> tuple[dict[str, Any], Pack
 def _cells(story: Story) -> int:
     """The most cells that an array may have for all to stay within the budget."""
     sizes = [2 * op.value.size for op in story.ops]
-    return next(
-        (c for c in CELLS if sum(min(size, 2 * c) for size in sizes) <= BUDGET), CELLS[-1]
-    )
+    return next((c for c in CELLS if sum(min(size, 2 * c) for size in sizes) <= BUDGET), CELLS[-1])
 
 
 def _step(story: Story) -> dict[str, Any]:
@@ -103,13 +102,7 @@ def _step(story: Story) -> dict[str, Any]:
 
 def _update(story: Story) -> dict[str, Any]:
     name, direction = update_formula(story.optimizer)
-    notes = {
-        "adam": "In the first step of a run the moments begin at 0, and with their bias corrected"
-        " m̂ is the gradient and √v̂ its magnitude: so every weight moves by the learning rate, be its"
-        " gradient large or small, but for the decay and for gradients near eps.",
-        "sgd": "Each weight moves by its gradient times the learning rate.",
-    }
-    return {"name": name, "direction": _direction(direction), "note": notes[story.optimizer]}
+    return {"name": name, "direction": _direction(direction), "note": UPDATE_NOTES[story.optimizer]}
 
 
 def _op(op: OpStory, packed: Packed) -> dict[str, Any]:

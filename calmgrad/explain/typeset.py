@@ -14,7 +14,7 @@ GREEK = {"eps": "ε", "lambda": "λ", "pi": "π"}
 OPERATORS = {"*": "·", "-": "−", "<=": "≤", ">=": "≥", ".": "·"}
 WORDS = set("over with of or for its is and where now the times else last at elsewhere".split())
 TOKEN = re.compile(
-    r"(?P<transposed>\.T\b)|(?P<number>\d+(?:\.\d+)?)|(?P<name>[^\W\d]\w*\u0302?['’]?)"
+    r"(?P<transposed>\.T\b)|(?P<number>\d+(?:\.\d+)?)|(?P<name>[^\W\d]\w*\u0302?['\u2019]?)"
     r"|(?P<operator><=|>=|[^\w\s])"
 )
 
@@ -25,7 +25,9 @@ def segments(line: str) -> Iterator[tuple[bool, str]]:
     """The formulas of a line and the remarks beside them: (whether it is a formula, its text)."""
     aligned = re.sub(r"\s+=", " =", line.strip())
     for part in re.split(r"\s{3,}|, (?=times )", aligned):
-        formula = re.match(r"[\w'’\[\], :-]+ = ", part) and not re.match(r"(or|W is|times) ", part)
+        formula = re.match(r"[\w'\u2019\[\], :-]+ = ", part) and not re.match(
+            r"(or|W is|times) ", part
+        )
         yield bool(formula), part
 
 
@@ -107,7 +109,7 @@ def _item(kind: str, text: str) -> _Item:
     if base == "sum":
         return _Item("<mo>∑</mo>", False, [f"<mi>{escape(below)}</mi>"] if below else [])
     upright = base in FUNCTIONS
-    name = escape(GREEK.get(base, base).replace("'", "′"))
+    name = escape(GREEK.get(base, base).replace("'", "\u2032"))
     item = _Item(f'<mi class="upright">{name}</mi>' if upright else f"<mi>{name}</mi>")
     if below:
         item.below.append(f'<mi class="upright">{escape(below)}</mi>')

@@ -105,7 +105,7 @@ function svg(name, attributes = {}, ...children) {
 /** A table that scrolls, and can be scrolled by keyboard. */
 function table(label, head, rows, left = 1) {
   const align = (i) => (i < left ? "left" : null);
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+  return el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label },
     el("table", {},
       el("thead", {}, el("tr", {}, ...head.map((h, i) => el("th", { scope: "col", class: align(i) }, h)))),
       el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell, i) =>

@@ -47,8 +47,8 @@ class Graph {
   node(op, i) {
     const took = op.forward + op.backward, last = op.name.split(".").pop();
     return el("button", { type: "button", class: "node", id: `op-${i}`, tabindex: i ? -1 : 0, "aria-pressed": "false",
-      "aria-label": `${op.name}, ${op.op}, output ${op.shape.join(" by ")}`, onclick: () => this.choose(i) },
-      el("b", {}, ...last.split(/(?<=_)/).flatMap((part, k) => (k ? [el("wbr"), part] : [part]))), el("i", {}, op.shape.join(" × ")), spark(op.value),
+      title: op.name, onclick: () => this.choose(i) },
+      el("b", {}, el("span", { class: "hidden" }, op.layer === null ? "" : `block ${op.layer}, `), ...last.split(/(?<=_)/).flatMap((part, k) => (k ? [el("wbr"), part] : [part]))), el("i", {}, op.shape.join(" × ")), spark(op.value),
       el("span", { class: "clock", style: `width: ${(100 * took) / this.slowest}%` }));
   }
 

@@ -48,8 +48,8 @@ class Panel {
     const symbol = (formula.returns.match(/^(\w+),/) || [0, "→"])[1];
     rows.push(el("tr", {}, el("td", { class: "mono" }, symbol), el("td", {}, el("b", { class: "mono" }, op.output),
       ...(users.length ? [", used by", ...used] : [])), el("td", {}, op.shape.join(" × ")), el("td", {}, formula.returns)));
-    const head = ["", "tensor", "shape", "meaning"].map((h) => el("th", { scope: "col", class: "left" }, h || el("span", { "aria-label": "name in the formula" }, "name")));
-    return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Operands" },
+    const head = ["name", "tensor", "shape", "meaning"].map((h) => el("th", { scope: "col", class: "left" }, h));
+    return el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Operands" },
       el("table", { class: "operands" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
   }
 
@@ -127,7 +127,7 @@ class Panel {
 function formulaBox({ given, lines }, direction) {
   if (!lines.length) return el("p", {}, "No formula stands in its docstring.");
   const code = (text) => text.replaceAll("`", "");
-  return el("div", { class: `formula ${direction}`, tabindex: 0, role: "region", "aria-label": `${direction} formula` },
+  return el("div", { class: `formula ${direction}`, tabindex: 0, role: "group", "aria-label": `${direction} formula` },
     given ? el("p", {}, code(given)) : "",
     ...lines.map((line) => {
       const row = el("div");

@@ -22,8 +22,8 @@ function drawSequence() {
   const chips = FACTS.tokens.map((token, i) => {
     const kind = token.token >= 256 ? "named" : token.label.length > 1 ? "byte" : "";
     const chip = el("span", { class: `token ${kind}`, role: "option", "aria-selected": "false", tabindex: i ? -1 : 0,
-      "aria-label": `${i}: ${token.label}${token.loss === null ? ", prompt" : `, loss ${written(token.loss)}`}`,
-      onclick: () => pick(i) }, token.label);
+      onclick: () => pick(i) }, token.label,
+      el("span", { class: "hidden" }, token.loss === null ? ", prompt" : `, loss ${written(token.loss)}`));
     return chip;
   });
   function paint() {
