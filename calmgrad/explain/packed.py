@@ -11,26 +11,21 @@ BINS = 48  # of a histogram
 
 
 class Packed:
-    """Gathers arrays; what `add` returns says where in the bytes one is, and how to read it.
+    """Gathers arrays; what `add` returns says where in the bytes one is, and how to read it."""
 
-    Args:
-        cells: of a larger array so many at most are kept.
-    """
-
-    def __init__(self, cells: int) -> None:
-        self.cells = cells
+    def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = 0
 
-    def add(self, array: NDArray[Any]) -> dict[str, Any]:
-        """Keep a vector or matrix, or the last two axes of more.
+    def add(self, array: NDArray[Any], cells: int) -> dict[str, Any]:
+        """Keep a vector or matrix, or several; of a larger one so many cells at most.
 
         The numbers are divided by `scale`, their largest magnitude, since float16 ends at 6e-5;
         so they keep three digits, and the small ones fewer. `step` rows and columns are one cell,
         which holds the number of the largest magnitude among them.
         """
         wide = np.nan_to_num(np.asarray(array, np.float64))
-        thinned, step = thin(wide, self.cells)
+        thinned, step = thin(wide, cells)
         scale = float(np.abs(thinned).max(initial=0.0)) or 1.0
         stored = (thinned / scale).astype("<f2").tobytes()
         at, self._size = self._size, self._size + len(stored)
@@ -44,10 +39,12 @@ class Packed:
 
 
 def thin(array: NDArray[np.float64], cells: int) -> tuple[NDArray[np.float64], tuple[int, ...]]:
-    """The array, or one of at most `cells` numbers; and how many rows and columns a cell is."""
+    """The array, or one of at most `cells` numbers; and how many rows and columns a cell is.
+
+    Of more than two axes the last two are thinned.
+    """
     steps = [1] * array.ndim
     while array.ndim and _cells(array.shape, steps) > cells:
-        # Halve the longer side; a channel axis says less than time.
         axis = max(
             range(max(array.ndim - 2, 0), array.ndim), key=lambda i: array.shape[i] / steps[i]
         )

@@ -13,13 +13,15 @@ import numpy as np
 
 from calmgrad import __version__
 from calmgrad.explain.formulas import Direction, Formula, formula_of
-from calmgrad.explain.packed import Packed, statistics
+from calmgrad.explain.packed import Packed, statistics, thin
+from calmgrad.explain.scan import ScanStates
 from calmgrad.explain.story import OpStory, Story
 from calmgrad.explain.typeset import mathml, segments
 from calmgrad.explain.update import UPDATE_NOTES, update_formula
 
-BUDGET = 700_000  # numbers of all activations and their gradients
+BUDGET = 650_000  # numbers of all activations and their gradients
 WHOLE = 262_144  # a model of more weights is thinned
+SMALL = 2_048  # cells of a parameter of such a model
 CELLS = (65_536, 32_768, 16_384, 8_192, 4_096, 2_048)
 SCRIPTS = "data colour heatmap charts sequence graph panel flow scan buffer main".split()
 
@@ -54,7 +56,7 @@ def script_json(value: object) -> str:
 
 
 def _facts(story: Story, about: Mapping[str, str]) -> tuple[dict[str, Any], Packed]:
-    packed = Packed(_cells(story))
+    packed, cells = Packed(), _cells(story)
     parameters = _parameters(story, packed)
     facts = {
         "version": __version__,
@@ -65,7 +67,7 @@ def _facts(story: Story, about: Mapping[str, str]) -> tuple[dict[str, Any], Pack
         ],
         "rows": story.rows,
         "cmd": story.cmd_pos,
-        "ops": [_op(op, packed) for op in story.ops],
+        "ops": [_op(op, packed, cells) for op in story.ops],
         "formulas": {op: _formula(formula_of(op)) for op in {op.op: None for op in story.ops}},
         "parameters": parameters,
         "update": _update(story),
@@ -105,7 +107,7 @@ def _update(story: Story) -> dict[str, Any]:
     return {"name": name, "direction": _direction(direction), "note": UPDATE_NOTES[story.optimizer]}
 
 
-def _op(op: OpStory, packed: Packed) -> dict[str, Any]:
+def _op(op: OpStory, packed: Packed, cells: int) -> dict[str, Any]:
     return {
         "name": op.name,
         "output": op.output,
@@ -119,8 +121,8 @@ def _op(op: OpStory, packed: Packed) -> dict[str, Any]:
         "forward": op.forward,
         "backward": op.backward,
         "shape": list(op.value.shape),
-        "value": packed.add(op.value) | statistics(op.value),
-        "gradient": packed.add(op.gradient) | statistics(op.gradient),
+        "value": packed.add(op.value, cells) | statistics(op.value),
+        "gradient": packed.add(op.gradient, cells) | statistics(op.gradient),
     }
 
 
@@ -148,7 +150,6 @@ def _direction(direction: Direction) -> dict[str, Any]:
 def _parameters(story: Story, packed: Packed) -> list[dict[str, Any]]:
     """Of a model that is kept whole the numbers are in `flat`; of another, here in small."""
     whole = story.config.param_count <= WHOLE
-    small = Packed(2_048)
     rows = []
     for p in story.parameters:
         row: dict[str, Any] = {
@@ -161,33 +162,33 @@ def _parameters(story: Story, packed: Packed) -> list[dict[str, Any]]:
             "gradient": statistics(p.gradient),
         }
         if not whole:
-            limit, packed.cells = packed.cells, small.cells
-            row["value"] |= packed.add(p.value)
-            row["gradient"] |= packed.add(p.gradient)
-            packed.cells = limit
+            row["value"] |= packed.add(p.value, SMALL)
+            row["gradient"] |= packed.add(p.gradient, SMALL)
         rows.append(row)
     return rows
 
 
 def _flat(story: Story, packed: Packed) -> dict[str, Any]:
-    """Each parameter's numbers divided by its largest, in buffer order: the map's colours."""
-    limit, packed.cells = packed.cells, WHOLE
-    flat: dict[str, Any] = {}
+    """The whole buffer, each parameter divided by its largest number: the map's colours.
+
+    `step` neighbours are a cell, which never holds numbers of two parameters; `starts` says with
+    which cell each parameter begins.
+    """
+    step = -(-story.config.param_count // WHOLE)
+    counts = [-(-p.value.size // step) for p in story.parameters]
+    flat: dict[str, Any] = {"step": step, "starts": [0, *np.cumsum(counts)[:-1].tolist()]}
     for name in ("value", "gradient"):
-        arrays = [getattr(p, name).ravel() for p in story.parameters]
+        arrays = [getattr(p, name).astype(np.float64).ravel() for p in story.parameters]
         tops = [float(np.abs(a).max()) or 1.0 for a in arrays]
-        flat[name] = packed.add(
-            np.concatenate([a / top for a, top in zip(arrays, tops, strict=True)])
-        ) | {"tops": tops}
-    packed.cells = limit
+        pairs = zip(arrays, tops, counts, strict=True)
+        joined = np.concatenate([thin(a / top, count)[0] for a, top, count in pairs])
+        flat[name] = packed.add(joined, joined.size) | {"tops": tops}
     return flat
 
 
-def _scan(scan: Any, packed: Packed) -> dict[str, Any]:
-    arrays = {
-        name: packed.add(getattr(scan, name))
-        for name in ("h", "lost", "B", "C", "dt", "u", "z", "y", "out")
-    }
+def _scan(scan: ScanStates, packed: Packed) -> dict[str, Any]:
+    names = ("h", "lost", "B", "C", "dt", "u", "z", "y", "out")
+    arrays = {name: packed.add(getattr(scan, name), CELLS[0]) for name in names}
     return {"layer": scan.layer, "channels": [int(c) for c in scan.channels], **arrays}
 
 

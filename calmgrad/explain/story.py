@@ -194,7 +194,9 @@ def _best_pass(model: Model, array: NDArray[np.int64], cmd_pos: int) -> Trace:
         ValueError: no token is to be predicted.
     """
     best: list[tuple[float, float]] = []
+    pass_: Trace | None = None
     for _ in range(PASSES):
+        del pass_  # before the next one: two would be much memory
         pass_ = trace(model.config, model.weights, [array], [cmd_pos], every_position=False)
         if not (pass_.batch.targets >= 0).any():
             raise ValueError(f"no target after position {cmd_pos}: there is nothing to learn")

@@ -15,7 +15,7 @@ class Buffer {
   }
 
   draw() {
-    const packed = FACTS.flat[this.what], [count] = packed.shape, step = packed.step[0];
+    const packed = FACTS.flat[this.what], [count] = packed.shape, { step } = FACTS.flat;
     const columns = Math.min(document.getElementById("buffer").clientWidth >= 800 ? 512 : 256, count);
     const rows = Math.ceil(count / columns), data = new Float32Array(rows * columns);
     data.set(numbers(packed, 0, count, 1));
@@ -27,17 +27,18 @@ class Buffer {
       label: `All ${this.what === "value" ? "weights" : "gradients"} in buffer order`, say: (r, c) => this.say(r * columns + c) });
     this.regions = [0, 1, 2].map(() => el("div", { class: "region" }));
     this.map.box.append(...this.regions);
-    this.holder.replaceChildren(this.map.box, this.map.read, legend("signed", "− the largest of its parameter", "+ the largest"));
+    this.map.read.classList.add("above");
+    this.holder.replaceChildren(this.map.read, this.map.box, legend("signed", "− the largest of its parameter", "+ the largest"));
     this.map.read.textContent = "Nothing is chosen yet.";
     if (step > 1) this.holder.append(el("p", { class: "where" }, `A cell stands for ${step} neighbouring numbers, and shows the one of the largest magnitude.`));
   }
 
-  /** The parameter that an element of the buffer belongs to. */
-  parameterAt(element) {
+  /** The parameter that a cell belongs to. */
+  parameterAt(cell) {
     let low = 0, high = FACTS.parameters.length - 1;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
-      if (FACTS.parameters[middle].start <= element) low = middle;
+      if (FACTS.flat.starts[middle] <= cell) low = middle;
       else high = middle - 1;
     }
     return low;
@@ -46,16 +47,16 @@ class Buffer {
   say(cell) {
     const { step, count } = this.shape;
     if (cell >= count) return "past the end";
-    const element = cell * step, i = this.parameterAt(element), p = FACTS.parameters[i];
+    const i = this.parameterAt(cell), p = FACTS.parameters[i], element = p.start + (cell - FACTS.flat.starts[i]) * step;
     this.outline(i);
     const index = [];
     let rest = element - p.start;
     for (const n of [...p.shape].reverse()) { index.unshift(rest % n); rest = Math.floor(rest / n); }
     const [value, gradient] = ["value", "gradient"].map((what) => {
       const flat = FACTS.flat[what];
-      return written(numbers(flat, cell, 1, flat.scale * flat.tops[i])[0]);
+      return written(numberAt(flat, cell, flat.scale * flat.tops[i]));
     });
-    const place = step > 1 ? `elements ${element} to ${element + step - 1}` : `element ${element}`;
+    const place = step > 1 ? `one of ${step} from element ${element} on` : `element ${element}`;
     return `${p.name}[${index.join(", ")}]: value ${value}, gradient ${gradient} (${place} of the buffer)`;
   }
 
@@ -64,9 +65,7 @@ class Buffer {
     if (this.outlined === this.regions && this.shown === i) return;
     this.outlined = this.regions;
     this.shown = i;
-    const { columns, rows, step } = this.shape, p = FACTS.parameters[i];
-    const size = p.shape.reduce((a, b) => a * b, 1);
-    const from = Math.floor(p.start / step), to = Math.max(Math.ceil((p.start + size) / step), from + 1);
+    const { columns, rows, count } = this.shape, from = FACTS.flat.starts[i], to = FACTS.flat.starts[i + 1] ?? count;
     const [r0, r1] = [Math.floor(from / columns), Math.floor((to - 1) / columns)];
     const spans = r0 === r1 ? [[r0, 1, from % columns, to - from]]
       : [[r0, 1, from % columns, columns - (from % columns)], [r0 + 1, r1 - r0 - 1, 0, columns], [r1, 1, 0, to - r1 * columns]];
@@ -80,7 +79,7 @@ class Buffer {
 
   jump(i) {
     if (Number.isNaN(i)) return;
-    const { columns, step } = this.shape, cell = Math.floor(FACTS.parameters[i].start / step);
+    const { columns } = this.shape, cell = FACTS.flat.starts[i];
     this.map.go(Math.floor(cell / columns), cell % columns);
     this.outline(i);
   }

@@ -19,13 +19,16 @@ const READ = new Map();
 
 /** The numbers of a packed array; `at` and `count` for a part of it. */
 function numbers(packed, at = 0, count = packed.shape.reduce((a, b) => a * b, 1), scale = packed.scale) {
-  const key = `${packed.at} ${at} ${count}`;
+  const key = `${packed.at} ${at} ${count} ${scale}`;
   if (!READ.has(key)) {
     const bits = new Uint16Array(BYTES, packed.at + 2 * at, count);
     READ.set(key, Float32Array.from(bits, (b) => HALF[b] * scale));
   }
   return READ.get(key);
 }
+
+/** One number of a packed array. */
+const numberAt = (packed, i, scale = packed.scale) => HALF[new Uint16Array(BYTES, packed.at + 2 * i, 1)[0]] * scale;
 
 /** A matrix for a heat map: its numbers, and which rows and columns of the whole a cell stands for. */
 function matrixOf(packed, data = numbers(packed)) {

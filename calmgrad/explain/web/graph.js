@@ -36,7 +36,7 @@ class Graph {
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     const box = document.getElementById("graph");
     box.setAttribute("role", "group");
-    box.setAttribute("aria-label", `Graph of ${OPS.length} ops. Arrow keys go from op to op, Enter opens one.`);
+    box.setAttribute("aria-label", `Graph of ${OPS.length} ops. Arrow keys go from op to op, Enter goes to its panel.`);
     box.append(this.canvas, el("div", { class: "key" },
       ...Object.entries(ROOMS).map(([name, title]) => el("span", { class: name }, title)),
       el("span", { class: "plain" }, "shape: histogram of the values"), el("span", { class: "plain" }, "bar below: time")));
@@ -115,8 +115,7 @@ class Graph {
     if (!(event.key.startsWith("Arrow") || event.key === "Home" || event.key === "End")) return;
     event.preventDefault();
     if (!this.nodes[to]) return;
-    this.nodes[at].tabIndex = -1;
-    this.nodes[to].tabIndex = 0;
     this.nodes[to].focus();
+    this.choose(to, false);
   }
 }

@@ -37,7 +37,7 @@ function whenNear(id, draw) {
   const watch = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     watch.disconnect();
-    draw();
+    setTimeout(draw); // each section in a task of its own, so that scrolling stays smooth
   }, { rootMargin: "600px" });
   watch.observe(section);
 }

@@ -34,23 +34,25 @@ class Panel {
   }
 
   operands(op, formula) {
+    const code = (text) => (text || "").replaceAll("`", "");
+    const row = (symbol, shape, meaning, ...name) => el("div", {}, el("dt", {}, symbol),
+      el("dd", {}, el("p", {}, ...name), el("p", { class: "where" }, shape, meaning ? ` · ${meaning}` : "")));
     const rows = op.inputs.map((input) => {
       const from = BY_OUTPUT.get(input.tensor);
       const columns = input.columns ? `, columns ${input.columns[0]} to ${input.columns[1] - 1}` : "";
-      const name = from === undefined ? el("span", { class: "mono" }, input.tensor)
-        : el("button", { type: "button", class: "link mono", onclick: () => this.choose(from, true) }, input.tensor);
-      const meaning = (formula.arguments[input.symbol] || "").replaceAll("`", "");
-      return el("tr", {}, el("td", { class: "mono" }, input.symbol), el("td", {}, name, columns),
-        el("td", {}, this.shapeOf(input)), el("td", {}, meaning));
+      const name = from === undefined ? el("span", { class: "mono" }, input.tensor) : this.link(from, input.tensor);
+      return row(input.symbol, this.shapeOf(input), code(formula.arguments[input.symbol]), name, columns);
     });
     const users = OPS.flatMap((user, k) => (user.inputs.some((input) => input.tensor === op.output) ? [k] : []));
-    const used = users.flatMap((k, n) => [n ? ", " : " ", el("button", { type: "button", class: "link mono", onclick: () => this.choose(k, true) }, OPS[k].name)]);
+    const used = users.flatMap((k, n) => [n ? ", " : " → ", this.link(k, OPS[k].name)]);
     const symbol = (formula.returns.match(/^(\w+),/) || [0, "→"])[1];
-    rows.push(el("tr", {}, el("td", { class: "mono" }, symbol), el("td", {}, el("b", { class: "mono" }, op.output),
-      ...(users.length ? [", used by", ...used] : [])), el("td", {}, op.shape.join(" × ")), el("td", {}, formula.returns)));
-    const head = ["name", "tensor", "shape", "meaning"].map((h) => el("th", { scope: "col", class: "left" }, h));
-    return el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Operands" },
-      el("table", { class: "operands" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
+    rows.push(row(symbol, op.shape.join(" × "), code(formula.returns), el("b", { class: "mono" }, op.output), ...used));
+    return el("dl", { class: "operands" }, ...rows);
+  }
+
+  /** A button that opens another op. */
+  link(i, text) {
+    return el("button", { type: "button", class: "link mono", onclick: () => this.choose(i, true) }, text);
   }
 
   shapeOf(input) {

@@ -17,7 +17,7 @@ class Scan {
     this.layer = 0;
     this.channel = 0;
     this.body = el("div");
-    this.read = el("p", { class: "said", role: "status" });
+    this.read = el("p", { class: "read above", role: "status" });
     this.layers = el("select", { id: "scan-layer", onchange: () => { this.layer = +this.layers.value; this.channel = 0; this.fill(); this.draw(); } },
       ...FACTS.scans.map((scan, i) => el("option", { value: i }, `block ${scan.layer}`)));
     this.channels = el("select", { id: "scan-channel", onchange: () => { this.channel = +this.channels.value; this.draw(); } });
