@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": "Complete a text with a model.",
     "fisher": "Which weights matter for a data set: what EWC needs, stored in the model.",
     "dataset": "Make, look at and change CTDS data sets.",
+    "explain": "A training step told op by op, on the terminal or as a page of HTML.",
     "info": "What is inside a CWGT or CTDS file.",
     "demo": "Train a small model for a minute on generated shell sessions.",
     "plot": "Loss curves of runs, in the terminal, as SVG or as PNG.",
