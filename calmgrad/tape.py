@@ -8,14 +8,17 @@ to by the others, and given back as soon as the op that made it is done: so few 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NoReturn
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 from calmgrad.arena import Arena, Pool
 from calmgrad.backend import Backend, Name, load
 from calmgrad.kernels.protocol import Array
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Tensor:
@@ -177,12 +180,17 @@ class _Scratch:
 
 @dataclass(slots=True)
 class Step:
-    """One op on the tape: its name, where in the network it stands, and its way back."""
+    """One op on the tape: its name, where in the network it stands, and its way back.
+
+    `inputs` and `saved`, each by the name that the op has for it, are for observers alone.
+    """
 
     op: str
     scope: str
     output: Tensor
     backward: Callable[[], None]
+    inputs: Mapping[str, Tensor]  # weights are among them
+    saved: Mapping[str, Array]  # what the op keeps for its way back, besides
 
 
 class Tape:
@@ -256,11 +264,26 @@ class Tape:
         """`with tape.scratch(n) as work:` n uninitialised elements."""
         return _Scratch(self.pool, size)
 
-    def record(self, op: str, output: Tensor) -> Callable[[Callable[[], None]], None]:
-        """Decorate the backward step of `op`, right after its forward computation."""
+    def record(
+        self,
+        op: str,
+        output: Tensor,
+        inputs: Mapping[str, Tensor] = NOTHING,
+        saved: Mapping[str, Array] = NOTHING,
+    ) -> Callable[[Callable[[], None]], None]:
+        """Decorate the backward step of `op`, right after its forward computation.
+
+        Those who look on (traces, explanations) see what `inputs` and `saved` name.
+
+        Raises:
+            ValueError: an input is a tensor of another tape.
+        """
+        for name, x in inputs.items():
+            if x.tape is not self:
+                raise ValueError(f"{op}: {name} is a tensor of another tape")
 
         def append(backward: Callable[[], None]) -> None:
-            step = Step(op, self.scope, output, backward)
+            step = Step(op, self.scope, output, backward, inputs, saved)
             if self.recording:
                 self.steps.append(step)
             if self.observer is not None:

@@ -31,7 +31,7 @@ def l2_normalize(x: Tensor, eps: float = 1e-12) -> Tensor:
     y = tape.empty(x.shape)
     y.value[...] = x.value / xp.maximum(norm, eps)
 
-    @tape.record("l2_normalize", y)
+    @tape.record("l2_normalize", y, {"x": x})
     def backward() -> None:
         dy = y.grad
         along = (y.value * dy).sum(axis=1, keepdims=True)

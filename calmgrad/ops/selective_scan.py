@@ -89,7 +89,11 @@ def selective_scan(
             u.value, z.value, bc, dt_bias.value, A_log.value, D.value, packing.offsets, work,
         )  # fmt: skip
 
-    @tape.record("selective_scan", out)
+    inputs = {
+        "u": u, "z": z, "p": p, "dt_weight": dt_weight, "dt_bias": dt_bias, "A_log": A_log, "D": D,
+    }  # fmt: skip
+
+    @tape.record("selective_scan", out, inputs, {"dt": dt, "y": y, "h": checkpoints})
     def backward() -> None:
         ddt = tape.pool.take(u.shape)
         with (
