@@ -141,7 +141,9 @@ class WeightedSum:
             if not np.array_equal(to_numpy(leaf.value), array):
                 raise CheckFailed(f"gradcheck: fn or its backward has changed its input {name}")
             gradient = np.zeros(leaf.shape) if leaf.grad is None else to_numpy(leaf.grad).copy()
-            note = "; a part that backward does not write is nan" if np.isnan(gradient).any() else ""
+            note = (
+                "; a part that backward does not write is nan" if np.isnan(gradient).any() else ""
+            )
             refuse_infinite(gradient, f"the gradient of {name}", note)
             gradients.append(gradient)
         return gradients, reached

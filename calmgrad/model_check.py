@@ -84,13 +84,13 @@ def _split_names() -> Iterator[tuple[str, str, str]]:
 
 
 def fresh_weights(config: ModelConfig, seed: int) -> Array:
-    """Initial weights, each moved by about 0.1: as if trained.
+    """Initial weights, each moved by 0.1 or more: as if trained.
 
     A factor of 1 or a sum with 0 hides errors, and a scan that adds next to nothing its gradients.
     """
     weights = initial_weights(config, seed).astype(np.float64)
-    moves: Array = 0.1 * np.random.default_rng(seed).standard_normal(weights.size)
-    return weights + moves
+    moves: Array = np.random.default_rng(seed).standard_normal(weights.size)
+    return weights + max(0.1, config.d_model**-0.5) * moves
 
 
 def shortened(
@@ -182,9 +182,7 @@ def _network(wrap: Wrap) -> SimpleNamespace:
     return SimpleNamespace(**names)
 
 
-def whole(
-    batch: Batch, name: str, arrays: dict[str, Array], wrap: Wrap = lambda op: op
-) -> Subject:
+def whole(batch: Batch, name: str, arrays: dict[str, Array], wrap: Wrap = lambda op: op) -> Subject:
     net, head = _network(wrap), getattr(batch, name)
 
     def fn(*tensors: Tensor) -> Tensor:
@@ -194,9 +192,7 @@ def whole(
     return Subject(name, "whole model", fn, arrays)
 
 
-def _calls(
-    batch: Batch, head: str, arrays: dict[str, Array], backend: Backend
-) -> list[Subject]:
+def _calls(batch: Batch, head: str, arrays: dict[str, Array], backend: Backend) -> list[Subject]:
     """Every call of an op in the forward pass of a loss, with copies of its arrays."""
     found: list[Subject] = []
     tape = Tape(backend, "float64")
@@ -210,7 +206,9 @@ def _calls(
             others = {k: v for k, v in given.items() if k not in tensors}
             copies = {k: np.array(to_numpy(v.value)) for k, v in tensors.items()}
             where = _place(tape.scope, [names[id(v)] for v in tensors.values() if id(v) in names])
-            found.append(Subject(op.__name__, where, _by_name(op, list(tensors), others), copies, head))
+            found.append(
+                Subject(op.__name__, where, _by_name(op, list(tensors), others), copies, head)
+            )
             return op(*args, **kwargs)
 
         return call
@@ -273,8 +271,11 @@ def check(
                 subject.fn, list(subject.arrays.values()), manner.backend, manner.rtol,
                 list(subject.arrays), manner.seed, tick=tick, locate=manner.locate,
             )  # fmt: skip
-            yield from map(row, c.inputs(manner.directions, manner.probes, manner.full, only))
-            if only is None:
+            right = True
+            for found in c.inputs(manner.directions, manner.probes, manner.full, only):
+                right = right and found.message is None
+                yield row(found)
+            if right and only is None:
                 c.all_together()
         except CheckFailed as error:
             message = str(error).removeprefix("gradcheck: ")

@@ -82,7 +82,11 @@ def command(
     if model.fisher is not None:
         say("note     the Fisher data that the model has are replaced")
     began = time.perf_counter()
-    with usage_errors(), Trainer(model, threads=threads) as trainer, progress("fisher", "sequences") as report:
+    with (
+        usage_errors(),
+        Trainer(model, threads=threads) as trainer,
+        progress("fisher", "sequences") as report,
+    ):
         count = set_fisher(trainer, datasets, report)
         trainer.save(target)
     seconds = time.perf_counter() - began

@@ -36,7 +36,9 @@ HEADINGS = ("op", "input", "places", "worst error", "gradients probed", "1 % sho
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
               help="Of the sequences drawn, the directions and a new model.")  # fmt: skip
-@click.option("--backend", default="cpu", show_default=True, help="What computes: reference or cpu.")
+@click.option(
+    "--backend", default="cpu", show_default=True, help="What computes: reference or cpu."
+)
 @click.option(
     "--op", "ops", multiple=True, metavar="NAME",
     help="Check this alone: gelu, basic.exp, …, loss, contrastive; may be given several times.",
@@ -45,7 +47,9 @@ HEADINGS = ("op", "input", "places", "worst error", "gradients probed", "1 % sho
               help="Largest relative error allowed.")  # fmt: skip
 @click.option("--probes", type=click.IntRange(0), default=5, show_default=True,
               help="Elements of each input compared alone, small gradients to large.")  # fmt: skip
-@click.option("--full", is_flag=True, help="Compare every element alone: of a whole model, for hours.")
+@click.option(
+    "--full", is_flag=True, help="Compare every element alone: of a whole model, for hours."
+)
 @click.option("--self-test", is_flag=True, help="Plant errors, and see that each is found.")
 @json_option
 def command(
@@ -67,6 +71,9 @@ def command(
     Each op on the arrays it gets inside the model, wherever it stands; and the losses of the whole
     model by each of its parameters. Along a random direction, and element by element, from the
     smallest gradients to the largest. Ends with 6 if one is wrong.
+
+    With --self-test: on random weights of the same sizes, errors are planted in the gradients, one
+    at a time.
     """
     from calmgrad import backend as backends
     from calmgrad import model_check
@@ -79,7 +86,7 @@ def command(
     with usage_errors():
         loaded = backends.load(backend)  # type: ignore[arg-type]
     manner = model_check.Manner(loaded, rtol, 0 if full else 1, 0 if full else probes, full, seed)
-    batch, arrays = given(model_path, size, dataset, tokens, seed)
+    batch, arrays = given(model_path, size, dataset, tokens, seed, self_test)
     subjects = model_check.subjects(batch, arrays, loaded, ops)
     if self_test:
         plant_errors(subjects, batch, arrays, manner, as_json)
@@ -88,22 +95,27 @@ def command(
 
 
 def given(
-    model_path: str | None, size: str | None, dataset: str | None, tokens: int, seed: int
+    model_path: str | None,
+    size: str | None,
+    dataset: str | None,
+    tokens: int,
+    seed: int,
+    self_test: bool,
 ) -> tuple["Batch", dict[str, Any]]:
-    """The sequences and the parameters to check with."""
+    """The sequences and the parameters to check with; for the self-test only a model's sizes."""
     from calmgrad import model_check
     from calmgrad.config import resolve
     from calmgrad.demo import sessions
     from calmgrad.layout import views
     from calmgrad.starting import describe
 
-    if model_path is None:
-        config = resolve(size or "nano", {})
+    model = None if model_path is None else load_finite(model_path)
+    config = resolve(size or "nano", {}) if model is None else model.config
+    if model is None or self_test:
         weights = model_check.fresh_weights(config, seed)
-        say(f"model    new, its weights moved by about 0.1: {describe(config)}")
+        say(f"model    new, with random weights: {describe(config)}")
     else:
-        model = load_finite(model_path)
-        config, weights = model.config, model.weights
+        weights = model.weights
         say(f"model    {model_path}: {describe(config)}")
     if dataset is None:
         pairs: Any = zip(*sessions(tokens // 4, seed), strict=True)
