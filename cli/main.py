@@ -31,6 +31,7 @@ COMMANDS = {
     "plot": "Loss curves of runs, in the terminal, as SVG or as PNG.",
     "benchmark": "How fast this machine runs and trains models.",
     "warmup": "Compile all kernels now, so that no later command has to.",
+    "gradcheck": "Whether every gradient is right: each op, and the whole model.",
     "verify-resume": "Whether an interrupted run ends with the same bytes, on this machine.",
     "doctor": "What is installed, what is missing, and what would fix it.",
     "completion": "The script for completion in bash, zsh or fish.",
