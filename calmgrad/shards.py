@@ -155,6 +155,18 @@ def targets_of(
     return targets
 
 
+def target_shares(counts: NDArray[np.int64], reduction: str) -> NDArray[np.float64]:
+    """What one target of each sequence weighs in the loss of a batch (FORMATS §7).
+
+    Args:
+        counts: (B,) targets of each sequence.
+        reduction: "sequence", the mean of the sequences' means, or "token", over all targets.
+    """
+    if reduction == "sequence":
+        return np.asarray(1 / (np.maximum(counts, 1) * counts.size))
+    return np.full(counts.size, 1 / max(int(counts.sum()), 1))
+
+
 def blocks(sequences: Iterable[NDArray[np.int64]]) -> Iterator[list[NDArray[np.int64]]]:
     """Any number of sequences, in lists of about `BLOCK_TOKENS` tokens."""
     block: list[NDArray[np.int64]] = []

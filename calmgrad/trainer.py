@@ -30,6 +30,7 @@ from calmgrad.shards import (
     loss_head,
     pack,
     pack_targets,
+    target_shares,
 )
 from calmgrad.tape import Tape
 
@@ -548,10 +549,8 @@ class Trainer:
         self, counts: NDArray[np.int64], parts: Sequence[int] | None
     ) -> NDArray[np.float64]:
         """Weight of one target of each sequence in the batch's loss."""
-        if self.reduction == "sequence":
-            return np.asarray(1 / (np.maximum(counts, 1) * counts.size))
-        if not self.rules.equal_parts or parts is None:
-            return np.full(counts.size, 1 / max(int(counts.sum()), 1))
+        if self.reduction == "sequence" or not self.rules.equal_parts or parts is None:
+            return target_shares(counts, self.reduction)
         of_part = np.repeat(np.arange(len(parts)), parts)
         tokens = np.bincount(of_part, counts, len(parts))
         return np.asarray(1 / np.maximum(tokens, 1)[of_part] / len(parts))

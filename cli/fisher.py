@@ -1,11 +1,8 @@
 """calmgrad fisher"""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 import click
 
@@ -18,6 +15,7 @@ from calmgrad.cli.common import (
     say,
     threads_option,
 )
+from calmgrad.cli.display import progress
 from calmgrad.errors import usage_errors
 
 
@@ -84,7 +82,11 @@ def command(
     if model.fisher is not None:
         say("note     the Fisher data that the model has are replaced")
     began = time.perf_counter()
-    with usage_errors(), Trainer(model, threads=threads) as trainer, progress() as report:
+    with (
+        usage_errors(),
+        Trainer(model, threads=threads) as trainer,
+        progress("fisher", "sequences") as report,
+    ):
         count = set_fisher(trainer, datasets, report)
         trainer.save(target)
     seconds = time.perf_counter() - began
@@ -100,27 +102,3 @@ def command(
         "without_effect": int((model.fisher == 0).sum()),
     }
     emit(values | ({"seconds": round(seconds, 3)} if as_json else {}), as_json)
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[int, int], Any]]:
-    """What shows the sequences done: a bar on a terminal, else a line every ten seconds."""
-    import sys
-
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("fisher", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    last = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            say(f"         {done:,} of {total:,} sequences")
-
-    yield report
