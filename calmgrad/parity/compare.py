@@ -5,6 +5,7 @@ it did itself: where its inputs are wrong, so is what it is expected to make of 
 known is made from the nearest known values, and then the steps between are candidates together.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -16,9 +17,11 @@ from calmgrad.parity.evaluate import Change, Evaluation, Known
 from calmgrad.parity.graph import Graph, Node
 from calmgrad.parity.local import Context
 from calmgrad.parity.meaning import meaning
-from calmgrad.parity.mistakes import Mistake, general, mistakes
+from calmgrad.parity.mistakes import Mistake, general, misplaced, mistakes
 
 FORWARD, BACKWARD = "forward", "backward"
+PATIENCE = 30.0  # seconds for trying mistakes
+FEW = 6  # candidates between which known values leave no doubt for long
 # Of several candidates the one with most that can go wrong.
 _INTRICATE = "selective_scan layer_norm conv1d cross_entropy embedding gelu gate softplus".split()
 
@@ -76,6 +79,8 @@ class Finding:
 class Comparison:
     """Checks one engine's pass.
 
+    The graph of an update has values alone: `forward` checks them, as "update".
+
     Args:
         theirs: what it says.
         mine: another run, for the distance column alone; None without.
@@ -90,6 +95,7 @@ class Comparison:
     rtol: float
     dtype: str
     explain: bool = True
+    onwards: str = FORWARD
     rows: list[Row] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -97,6 +103,8 @@ class Comparison:
         self.local = Evaluation(self.graph, self.context, self.theirs)
         self.run = None if self.mine is None else Evaluation(self.graph, self.context, self.mine)
         self._cleared: set[tuple[str, str]] = set()
+        self._until = time.monotonic() + PATIENCE
+        self.gave_up = False  # trying mistakes took too long
 
     @property
     def config(self) -> ModelConfig:
@@ -126,9 +134,10 @@ class Comparison:
         behind = self.local.behind_value(name)
         expected, got = self.local.value_of(name), self.theirs.values[name]
         run = None if self.run is None else self._apart(self.run.value(name), got)
-        row = self._row(name, FORWARD, node.name, run, expected, got, len(behind))
+        row = self._row(name, self.onwards, node.name, run, expected, got, len(behind))
         if row.good:
-            self._cleared |= {(each.name, FORWARD) for each in behind}
+            if len(behind) <= FEW:
+                self._cleared |= {(each.name, FORWARD) for each in behind}
             return
         suspects = [each for each in behind if (each.name, FORWARD) not in self._cleared]
         self._find(row, suspects or behind, expected, got)
@@ -142,7 +151,8 @@ class Comparison:
         row = self._row(name, BACKWARD, node.name, run, expected, got, len(back) + len(hidden))
         sent = {(node.name, into) for node, into in edges}
         if row.good:
-            self._cleared |= sent | {(each.name, FORWARD) for each in hidden}
+            if len(back) + len(hidden) <= FEW:  # of many, an error can be too small at the end
+                self._cleared |= sent | {(each.name, FORWARD) for each in hidden}
             return
         guilty = {op for op, _ in sent - self._cleared}
         suspects = [each for each in back if each.name in guilty]
@@ -164,7 +174,7 @@ class Comparison:
         self, name: str, direction: str, op: str, run: Difference | None,
         expected: np.ndarray, got: np.ndarray, steps: int,
     ) -> Row:  # fmt: skip
-        allowed = self.rtol * max(steps, 1)
+        allowed = self.rtol * max(steps, 1) ** 0.5
         row = Row(name, direction, op, run, difference(expected, got, allowed, self.dtype), allowed)
         self.rows.append(row)
         return row
@@ -177,7 +187,7 @@ class Comparison:
     def _find(self, row: Row, suspects: list[Node], expected: np.ndarray, got: np.ndarray) -> None:
         words = meaning(row.name, row.local.index, self.config, self.context.batch)
         op, likely = None, None
-        if self.explain and not self._told_already(row, suspects):
+        if self.explain and self._worth_trying(row, suspects, got):
             op, likely = self._likely(row, suspects, expected, got)
         if op is None:
             op = self._most_intricate(suspects).name
@@ -186,12 +196,16 @@ class Comparison:
             Finding(op, row.direction, row.name, row.local, words, candidates, likely)
         )
 
-    def _told_already(self, row: Row, suspects: list[Node]) -> bool:
-        """Whether the same place of another block has the same mistake, most likely."""
-        told = {
-            (role_of(f.op), f.direction, role_of(f.name)) for f in self.findings if f.likely
-        }
-        return {(s.role, row.direction, role_of(row.name)) for s in suspects} <= told
+    def _worth_trying(self, row: Row, suspects: list[Node], got: np.ndarray) -> bool:
+        """Whether to try mistakes.
+
+        Not where the same place of another block has been told; not from one number, which many
+        would fit; and between many steps, where a try is a whole pass, for the first finding.
+        """
+        if len(suspects) > FEW and (self.findings or got.size == 1):
+            return False
+        told = {(role_of(f.op), f.direction, role_of(f.name)) for f in self.findings if f.likely}
+        return not {(s.role, row.direction, role_of(row.name)) for s in suspects} <= told
 
     def _most_intricate(self, suspects: list[Node]) -> Node:
         """The one with most that can go wrong; of several candidates, one found before."""
@@ -207,12 +221,16 @@ class Comparison:
         self, row: Row, suspects: list[Node], expected: np.ndarray, got: np.ndarray
     ) -> tuple[str | None, str | None]:
         """The step and the mistake that gives these very numbers."""
+        if row.direction == BACKWARD and len(suspects) > FEW:
+            likely = misplaced(expected, got, row.allowed)
+            if row.name in self.theirs.parameters and likely is not None:
+                return self.graph.readers[row.name][0].name, likely
         best: tuple[float, str | None, str | None] = (row.allowed, None, None)
         for node, mistake, changes in self._tries(suspects, got):
             made = self._made_with(row, changes)
             if made is None or made.shape != got.shape:
                 continue
-            apart = difference(made, got, row.allowed, self.dtype).relative
+            apart = difference(got, made, row.allowed, self.dtype).relative  # scaled as `got`
             if apart <= best[0]:
                 best = (apart, node.name, mistake.text)
                 if apart <= 0.1 * row.allowed:
@@ -221,27 +239,30 @@ class Comparison:
             return best[1], best[2]
         if row.direction == BACKWARD and (missing := self._missing_share(row, got)) is not None:
             return missing
-        return None, general(expected, got, row.allowed)
+        return None, general(expected, got, row.allowed) if len(suspects) <= FEW else None
 
     def _tries(
         self, suspects: list[Node], got: np.ndarray
     ) -> Iterator[tuple[Node, Mistake, dict[str, Change]]]:
-        """Each mistake at one step, then at all steps of the same place in the blocks."""
+        """Each mistake at all steps of one place in the blocks, and at all steps of its kind."""
         seen: set[tuple[str, str]] = set()
         for node in suspects:
-            alike = [each for each in suspects if each.role == node.role]
+            place = [each for each in suspects if each.role == node.role]
+            kind = [each for each in suspects if each.kind == node.kind]
             for mistake in mistakes(node, got):
-                if len(alike) == 1:
-                    yield node, mistake, {node.name: mistake.change}
-                elif (node.role, mistake.text) not in seen:
-                    seen.add((node.role, mistake.text))
-                    yield node, mistake, {each.name: mistake.change for each in alike}
+                for key, alike in ((node.role, place), (node.kind, kind)):
+                    if (key, mistake.text) not in seen:
+                        seen.add((key, mistake.text))
+                        yield alike[0], mistake, {each.name: mistake.change for each in alike}
 
     def _made_with(self, row: Row, changes: dict[str, Change]) -> np.ndarray | None:
-        trial = Evaluation(self.graph, self.context, self.theirs, changes)
+        if time.monotonic() > self._until:
+            self.gave_up = True
+            return None
+        trial = self.local.changed(changes)
         try:
             with np.errstate(all="ignore"):
-                if row.direction == FORWARD:
+                if row.direction != BACKWARD:
                     return np.asarray(trial.value_of(row.name))
                 return np.asarray(trial.gradient_of(row.name))
         except (ValueError, IndexError, KeyError):  # a mistake that cannot be made with these sizes

@@ -7,6 +7,9 @@ import numpy as np
 
 from calmgrad.parity.graph import Graph, Node
 from calmgrad.parity.local import KINDS, Array, Backward, Context, Forward, Values
+from calmgrad.parity.update import UPDATE_KINDS
+
+FORMULAS = KINDS | UPDATE_KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,26 @@ class Evaluation:
         self._made: Values = {}
         self._sent: dict[str, Values] = {}
 
+    def changed(self, changes: Mapping[str, Change]) -> "Evaluation":
+        """The same with mistakes; what they cannot reach is not made again."""
+        trial = Evaluation(self.graph, self.context, self.known, changes)
+        first, last = self._reach(changes)
+        for node in self.graph.nodes[:first]:
+            made = {name: self._made[name] for name in node.outputs.values() if name in self._made}
+            trial._made.update(made)
+        if first == len(self.graph.nodes):  # on the way back alone: what comes before it
+            for node in self.graph.nodes[last + 1 :]:
+                if node.name in self._sent:
+                    trial._sent[node.name] = self._sent[node.name]
+        return trial
+
+    def _reach(self, changes: Mapping[str, Change]) -> tuple[int, int]:
+        """The first step that computes something else, and the last that sends it back."""
+        nodes = enumerate(self.graph.nodes)
+        at = [(i, changes[node.name]) for i, node in nodes if node.name in changes]
+        forward = [i for i, change in at if change.forward is not None]
+        return min(forward, default=len(self.graph.nodes)), max(i for i, _ in at)
+
     # --- forward --------------------------------------------------------------------------------
 
     def value(self, name: str) -> Array:
@@ -79,7 +102,7 @@ class Evaluation:
     def _forward(self, node: Node) -> Values:
         change = self.changes.get(node.name)
         forward = change.forward if change is not None else None
-        made = (forward or KINDS[node.kind].forward)(self.read_by(node), self.context)
+        made = (forward or FORMULAS[node.kind].forward)(self.read_by(node), self.context)
         if not node.widths:
             return made
         edges = np.cumsum(node.widths)[:-1]
@@ -119,7 +142,7 @@ class Evaluation:
             arrived = {role: self.gradient(value) for role, value in node.outputs.items()}
             if node.widths:
                 arrived = {"y": np.concatenate(list(arrived.values()), axis=1)}
-            run = backward or KINDS[node.kind].backward
+            run = backward or FORMULAS[node.kind].backward
             self._sent[node.name] = run(self.read_by(node), arrived, self.context)
         return self._sent[node.name]
 

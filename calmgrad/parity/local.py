@@ -7,8 +7,8 @@ again from what that engine itself says it read.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -25,11 +25,12 @@ Values = dict[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every step may look at: sizes, tokens, where the sequences are."""
+    """What every step may look at: sizes, tokens, where the sequences are; how it was trained."""
 
     config: ModelConfig
     batch: Batch
-    reduction: str
+    reduction: str = "sequence"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def offsets(self) -> NDArray[np.int64]:

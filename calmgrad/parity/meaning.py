@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from calmgrad.config import ModelConfig
 from calmgrad.layout import layout
 from calmgrad.tokenizer import decode
@@ -15,6 +17,11 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "dt_proj.weight": ("rank", "channel"),
     "A_log": ("channel", "state"),
 }
+# Buffers of all parameters, one after the other.
+FLAT = (
+    "weights", "grads", "fisher", "anchor", "ewc_grads", "clipped_grads", "adam_m_before",
+    "adam_v_before", "adam_m", "adam_v", "new_weights", "new_fisher",
+)  # fmt: skip
 _VALUES: Mapping[str, tuple[str, ...]] = {
     "B": ("state",),
     "C": ("state",),
@@ -25,7 +32,9 @@ _VALUES: Mapping[str, tuple[str, ...]] = {
 
 
 def meaning(name: str, index: tuple[int, ...], config: ModelConfig, batch: Batch) -> str:
-    """The element `index` of a value or parameter, in words."""
+    """The element `index` of a value, parameter or flat buffer, in words."""
+    if len(index) == 1 and name in FLAT:
+        return _flat_meaning(index[0], config, batch)
     parts = name.split(".")
     words = [f"layer {parts[1]}"] if parts[0] == "blocks" else []
     if any(entry.name == name for entry in layout(config)):
@@ -48,10 +57,8 @@ def token_words(row: int, batch: Batch) -> str:
     return f"sequence {sequence}, token {row - int(offsets[sequence])} ({text!r})"
 
 
-def flat_meaning(index: int, config: ModelConfig, batch: Batch) -> str:
+def _flat_meaning(index: int, config: ModelConfig, batch: Batch) -> str:
     """An element of a flat buffer: of which parameter, and where in it."""
-    import numpy as np
-
     entry = next(e for e in layout(config) if index < e.stop)
     inside = tuple(int(i) for i in np.unravel_index(index - entry.start, entry.shape))
     words = meaning(entry.name, inside, config, batch)

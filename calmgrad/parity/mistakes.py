@@ -17,6 +17,7 @@ from calmgrad.parity.evaluate import Change
 from calmgrad.parity.forward_mistakes import FORWARD, clamped, parts_in_another_order
 from calmgrad.parity.graph import Node
 from calmgrad.parity.local import Array
+from calmgrad.parity.update_mistakes import UPDATE_MISTAKES
 
 # Factors that have a reason, and what it may be.
 _FACTORS = {
@@ -41,6 +42,8 @@ def mistakes(node: Node, got: Array) -> Iterator[Mistake]:
         yield Mistake(text, Change(forward, backward))
     for text, back in BACKWARD.get(node.kind, ()):
         yield Mistake(text, Change(backward=back))
+    for text, forward in UPDATE_MISTAKES.get(node.kind, ()):
+        yield Mistake(text, Change(forward))
     for text, forward in parts_in_another_order(node):
         yield Mistake(text, Change(forward))
     for text, forward in clamped(node, got):
@@ -51,24 +54,31 @@ def general(expected: Array, got: Array, allowed: float) -> str | None:
     """What may have happened to the result of any step: a factor, an order, a shift, zeros."""
     if not np.isfinite(got).all():
         return f"{int((~np.isfinite(got)).sum())} of {got.size} numbers are not finite"
-    if not got.any():
-        return "all zeros: it is not computed, or not written"
 
     def fits(made: Array) -> bool:
         return made.shape == got.shape and difference(made, got, allowed).relative <= allowed
 
     norm = float(np.vdot(expected, expected))
     factor = float(np.vdot(expected, got)) / norm if norm else 0.0
-    if factor and fits(factor * expected):
+    if factor and got.size > 1 and fits(factor * expected):
         known = [text for k, text in _FACTORS.items() if abs(factor / k - 1) < 1e-3]
         return f"{factor:.6g} times what it should be" + (f": {known[0]}" if known else "")
-    for text, made in _reordered(expected):
-        if fits(made):
-            return text
+    if (text := misplaced(expected, got, allowed)) is not None:
+        return text
     rows = _wrong_rows(expected, got, allowed)
     if rows is not None and 0 < len(rows) <= max(len(got) // 8, 1):
         listed = ", ".join(str(i) for i in rows[:5]) + (", …" if len(rows) > 5 else "")
         return f"wrong in {len(rows)} of {len(got)} rows alone: {listed}"
+    return None
+
+
+def misplaced(expected: Array, got: Array, allowed: float) -> str | None:
+    """Whether the right numbers stand elsewhere, or none at all."""
+    if not got.any():
+        return "gives zeros alone: this is not computed, or not written"
+    for text, made in _reordered(expected):
+        if made.shape == got.shape and difference(got, made, allowed).relative <= allowed:
+            return text
     return None
 
 

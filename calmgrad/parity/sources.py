@@ -13,16 +13,12 @@ from calmgrad.layout import layout, views
 from calmgrad.parity.evaluate import Known
 from calmgrad.parity.graph import Graph
 from calmgrad.parity.local import Array, Values
+from calmgrad.parity.meaning import FLAT
 from calmgrad.trace import Trace
 
 GRAD = "grad/"
 # What a dump holds besides values and gradients.
 INPUTS = ("tokens", "offsets", "cmd_positions")
-FLAT = (
-    "weights", "grads", "fisher", "anchor", "ewc_grads", "clipped_grads", "adam_m_before",
-    "adam_v_before", "adam_m", "adam_v", "new_weights", "new_fisher",
-)  # fmt: skip
-SCALARS = ("loss", "grad_norm")
 _NOT_COMPARED = ("h", "mean", "rstd", "lse")  # last parts of names that only explain
 
 

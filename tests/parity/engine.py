@@ -16,6 +16,7 @@ from calmgrad.layout import layout
 
 Array = NDArray[Any]
 PAD = 256
+GELU = float(np.sqrt(2 / np.pi))  # a NumPy number would widen float32
 
 
 @dataclass
@@ -190,10 +191,10 @@ class Engine:
         return dy * z * s, dy * y * (s + z * s * (1 - s))
 
     def gelu(self, x: Array) -> Array:
-        return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x)))
+        return x / 2 * (1 + np.tanh(GELU * (x + 0.044715 * x * x * x)))
 
     def gelu_back(self, dy: Array, x: Array) -> Array:
-        k = np.sqrt(2 / np.pi)
+        k = GELU
         t = np.tanh(k * (x + 0.044715 * x * x * x))
         return dy * ((1 + t) / 2 + x / 2 * (1 - t * t) * k * (1 + 0.134145 * x * x))
 
@@ -336,6 +337,63 @@ class Engine:
         g[f"{m}.in_proj"] = np.concatenate([dx, dz], axis=1)
         g[f"{b}.ln1"] = self.product(f"{m}.in_proj", v[f"{b}.ln1"])
         return past + self.norm_to(f"{b}.ln1", x)
+
+    # --- the update ---------------------------------------------------------------------------
+
+    def flat(self, named: dict[str, Array]) -> Array:
+        return np.concatenate([named[e.name].ravel() for e in layout(self.config)])
+
+    def decays(self) -> Array:
+        return self.flat(
+            {k: np.full(x.shape, float(k[-5:] != "A_log" and k[-2:] != ".D")) for k, x in self.p.items()}
+        )
+
+    def ewc(self, grads: Array, fisher: Array, anchor: Array, s: Settings) -> Array:
+        return grads + s.ewc_lambda * fisher * (self.weights - anchor)
+
+    def norm_of(self, grads: Array) -> Array:
+        return np.sqrt((grads * grads).sum())
+
+    def clip(self, grads: Array, norm: Array, s: Settings) -> Array:
+        return grads * min(1, s.grad_clip / (norm + 1e-6))
+
+    def moment1(self, before: Array, grads: Array, s: Settings) -> Array:
+        return s.beta1 * before + (1 - s.beta1) * grads
+
+    def moment2(self, before: Array, grads: Array, s: Settings) -> Array:
+        return s.beta2 * before + (1 - s.beta2) * grads * grads
+
+    def adam(self, m: Array, v: Array, s: Settings) -> Array:
+        m_hat, v_hat = m / (1 - s.beta1**s.update), v / (1 - s.beta2**s.update)
+        kept = self.weights * (1 - s.lr * s.weight_decay * self.decays())
+        return kept - s.lr * m_hat / (np.sqrt(v_hat) + s.eps)
+
+    def fisher(self) -> Array:
+        total = np.zeros_like(self.weights)
+        for tokens, cmd in zip(self.batch.sequences, self.batch.cmd_positions, strict=True):
+            one = Engine(self.config, self.weights, Batch([tokens], [cmd]))
+            one.forward()
+            one.backward()
+            total += one.flat(one.dp) ** 2
+        return total / len(self.batch.sequences)
+
+    def update(self, s: Settings) -> dict[str, Array]:
+        """An update from a state that a seed gives; all its flat buffers."""
+        rng = np.random.default_rng(s.update)
+        size, dtype = self.weights.size, self.weights.dtype
+        f: dict[str, Array] = {"weights": self.weights, "grads": self.flat(self.dp)}
+        f["fisher"] = rng.uniform(0, 1, size).astype(dtype) ** 2
+        f["anchor"] = (self.weights + rng.normal(0, 0.01, size)).astype(dtype)
+        f["ewc_grads"] = self.ewc(f["grads"], f["fisher"], f["anchor"], s)
+        f["grad_norm"] = self.norm_of(f["ewc_grads"])
+        f["clipped_grads"] = self.clip(f["ewc_grads"], f["grad_norm"], s)
+        f["adam_m_before"] = (1e-3 * rng.normal(0, 1, size)).astype(dtype)
+        f["adam_v_before"] = (1e-6 * rng.uniform(0, 1, size)).astype(dtype)
+        f["adam_m"] = self.moment1(f["adam_m_before"], f["clipped_grads"], s)
+        f["adam_v"] = self.moment2(f["adam_v_before"], f["clipped_grads"], s)
+        f["new_weights"] = self.adam(f["adam_m"], f["adam_v"], s)
+        f["new_fisher"] = self.fisher()
+        return {k: np.asarray(x, dtype) for k, x in f.items()}
 
     # --- the dump -----------------------------------------------------------------------------
 

@@ -455,3 +455,48 @@ def carried(keep: Callable[..., Array]) -> Callable[..., Any]:
 
 backward(LAST_SCAN, "scan_back", "dh not carried", carried(lambda dh, a: 0 * dh))
 backward(LAST_SCAN, "scan_back", "dh carried without decay", carried(lambda dh, a: dh))
+
+# --- the update -----------------------------------------------------------------------------------
+
+
+def update(op: str, method: str, label: str, wrong: Callable[..., Any]) -> None:
+    PLANTED.append(Planted(label, op, "update", method, wrong))
+
+
+EWC, ADAM = Engine.ewc, Engine.adam
+update("ewc", "ewc", "λ/2", lambda e, g, f, a, s: g + s.ewc_lambda / 2 * f * (e.weights - a))
+update("ewc", "ewc", "wrong sign", lambda e, g, f, a, s: g + s.ewc_lambda * f * (a - e.weights))
+update("ewc", "ewc", "no Fisher", lambda e, g, f, a, s: g + s.ewc_lambda * (e.weights - a))
+update("ewc", "ewc", "no anchor", lambda e, g, f, a, s: g + s.ewc_lambda * f * e.weights)
+update("ewc", "ewc", "left out", lambda e, g, f, a, s: g)
+update("ewc", "ewc", "after clipping", lambda e, g, f, a, s: EWC(
+    e, e.clip(g, e.norm_of(g), s), f, a, s))  # fmt: skip
+update("grad_norm", "norm_of", "no root", lambda e, g: (g * g).sum())
+update("grad_norm", "norm_of", "largest", lambda e, g: np.abs(g).max())
+update("clip", "clip", "left out", lambda e, g, n, s: g)
+update("clip", "clip", "each number", lambda e, g, n, s: np.clip(g, -s.grad_clip, s.grad_clip))
+update("clip", "clip", "of the gradient before EWC", lambda e, g, n, s: Engine.clip(
+    e, e.flat(e.dp), n, s))  # fmt: skip
+update("adam_m", "moment1", "before clipping", lambda e, b, g, s: Engine.moment1(
+    e, b, g * 1.25, s))  # fmt: skip
+update("adam_m", "moment1", "swapped", lambda e, b, g, s: (1 - s.beta1) * b + s.beta1 * g)
+update("adam_v", "moment2", "not squared", lambda e, b, g, s: s.beta2 * b + (1 - s.beta2) * g)
+update("adam_v", "moment2", "beta1", lambda e, b, g, s: s.beta1 * b + (1 - s.beta1) * g * g)
+update("adam", "adam", "no bias correction", lambda e, m, v, s: ADAM(
+    e, m * (1 - s.beta1**s.update), v * (1 - s.beta2**s.update), s))  # fmt: skip
+update("adam", "adam", "bias of m alone", lambda e, m, v, s: ADAM(
+    e, m, v * (1 - s.beta2**s.update), s))  # fmt: skip
+update("adam", "adam", "eps inside the root", lambda e, m, v, s: e.weights * (
+    1 - s.lr * s.weight_decay * e.decays()) - s.lr * m / (1 - s.beta1**s.update)
+    / np.sqrt(v / (1 - s.beta2**s.update) + s.eps))  # fmt: skip
+update("adam", "adam", "decay on A_log and D", lambda e, m, v, s: ADAM(e, m, v, s)
+       - e.weights * s.lr * s.weight_decay * (1 - e.decays()))  # fmt: skip
+update("adam", "adam", "no decay", lambda e, m, v, s: ADAM(e, m, v, s)
+       + e.weights * s.lr * s.weight_decay * e.decays())  # fmt: skip
+update("adam", "adam", "uphill", lambda e, m, v, s: ADAM(e, -m, v, s))
+update("adam", "adam", "one update too many", lambda e, m, v, s: ADAM(
+    e, m / (1 - s.beta1 ** (s.update + 1)) * (1 - s.beta1**s.update),
+    v / (1 - s.beta2 ** (s.update + 1)) * (1 - s.beta2**s.update), s))  # fmt: skip
+update("fisher", "fisher", "not squared", lambda e: e.flat(e.dp))
+update("fisher", "fisher", "of the batch", lambda e: e.flat(e.dp) ** 2)
+update("fisher", "fisher", "the sum", lambda e: 3 * Engine.fisher(e))
