@@ -226,7 +226,7 @@ class Comparison:
             if row.name in self.theirs.parameters and likely is not None:
                 return self.graph.readers[row.name][0].name, likely
         best: tuple[float, str | None, str | None] = (row.allowed, None, None)
-        for node, mistake, changes in self._tries(suspects, got):
+        for node, mistake, changes in self._tries(row, suspects, got):
             made = self._made_with(row, changes)
             if made is None or made.shape != got.shape:
                 continue
@@ -242,14 +242,15 @@ class Comparison:
         return None, general(expected, got, row.allowed) if len(suspects) <= FEW else None
 
     def _tries(
-        self, suspects: list[Node], got: np.ndarray
+        self, row: Row, suspects: list[Node], got: np.ndarray
     ) -> Iterator[tuple[Node, Mistake, dict[str, Change]]]:
         """Each mistake at all steps of one place in the blocks, and at all steps of its kind."""
         seen: set[tuple[str, str]] = set()
         for node in suspects:
             place = [each for each in suspects if each.role == node.role]
             kind = [each for each in suspects if each.kind == node.kind]
-            for mistake in mistakes(node, got):
+            right = (node.name, FORWARD) in self._cleared
+            for mistake in mistakes(node, got, backward=row.direction == BACKWARD, right=right):
                 for key, alike in ((node.role, place), (node.kind, kind)):
                     if (key, mistake.text) not in seen:
                         seen.add((key, mistake.text))

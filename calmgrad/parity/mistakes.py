@@ -36,12 +36,27 @@ class Mistake:
     change: Change
 
 
-def mistakes(node: Node, got: Array) -> Iterator[Mistake]:
-    """What may be wrong with a step; `got` is what it made, for limits that can be seen in it."""
-    for text, forward, backward in FORWARD.get(node.kind, ()):
-        yield Mistake(text, Change(forward, backward))
-    for text, back in BACKWARD.get(node.kind, ()):
-        yield Mistake(text, Change(backward=back))
+def mistakes(
+    node: Node, got: Array, backward: bool = False, right: bool = False
+) -> Iterator[Mistake]:
+    """What may be wrong with a step.
+
+    Args:
+        got: what it made, for limits that can be seen in it.
+        backward: it is wrong on the way back: mistakes that concern that alone come first.
+        right: on the way forward it is right.
+    """
+    back_alone = [Mistake(text, Change(backward=f)) for text, f in BACKWARD.get(node.kind, ())]
+    if backward:
+        yield from back_alone
+    for text, forward, back in FORWARD.get(node.kind, ()):
+        if right and backward:
+            if back is not None:
+                yield Mistake(f"goes back as one that {text}", Change(backward=back))
+        else:
+            yield Mistake(text, Change(forward, back))
+    if backward:
+        return
     for text, forward in UPDATE_MISTAKES.get(node.kind, ()):
         yield Mistake(text, Change(forward))
     for text, forward in parts_in_another_order(node):
