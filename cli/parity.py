@@ -109,20 +109,16 @@ def _report(
     from calmgrad.config import rules_named
     from calmgrad.parity.report import check
     from calmgrad.parity.runs import pass_dump, step_dump
-    from calmgrad.trace import batch_of, trace
+    from calmgrad.trace import batch_of
 
     config, reduction = model.config, rules_named(rules).reduction
     dump, kind = (None, "") if other is None else _open(model, other, parameter)
-    read = mine = None
+    read = None
     sequences: list[Any] = []
     positions: list[int] = []
     if dataset_path is not None or dump is None or "tokens" not in dump.arrays:
         sequences, positions = batch(dataset_path, rows, config.l_max)
         read = batch_of(config, sequences, positions, reduction)
-        mine = trace(
-            config, model.weights, sequences, positions,
-            backend="reference", dtype="float64", reduction=reduction,
-        )  # fmt: skip
     name = str(other)
     settings: dict[str, Any] = {"reduction": reduction}
     if kind == "CWGT":
@@ -151,7 +147,7 @@ def _report(
         settings = {} if "reduction" in dump.settings else settings
     return check(
         dump, config, model.weights, read,
-        mine=mine, buffers=buffers, settings=settings, rtol=rtol, explain=hints, name=name,
+        buffers=buffers, settings=settings, rtol=rtol, explain=hints, name=name,
     )  # fmt: skip
 
 

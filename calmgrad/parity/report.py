@@ -18,7 +18,7 @@ from calmgrad.parity.local import Array, Context
 from calmgrad.parity.meaning import meaning, token_words
 from calmgrad.parity.sources import Source, from_dump, from_trace
 from calmgrad.parity.update import build_update
-from calmgrad.trace import Batch, Trace, batch_of
+from calmgrad.trace import Batch, batch_of, trace
 
 UPDATE, INPUT = "update", "input"
 
@@ -35,6 +35,7 @@ class Report:
         findings: the steps that did something else, the first one first.
         ignored: names in the dump that mean nothing here.
         notes: what could not be checked, and why.
+        order: the ops, without the numbers of blocks, in the order of execution.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -95,10 +97,11 @@ class Report:
 def told(finding: Finding) -> str:
     """A finding in words."""
     where = f" ({finding.meaning})" if finding.meaning else ""
-    index = list(finding.difference.index)
+    index = list(finding.difference.index) or ""
+    got, expected = finding.difference.got, finding.difference.expected
     if finding.direction == INPUT:
-        likely = f": {finding.likely}" if finding.likely else ""
-        return f"{finding.name} is not what it should be, at {index}{where}{likely}"
+        likely = f" ({finding.likely})" if finding.likely else ""
+        return f"{finding.name} is not what it should be, at {index}{where}: {got:.7g}, expected {expected:.7g}{likely}"
     way = {FORWARD: "", BACKWARD: " on the way back", UPDATE: " in the update"}[finding.direction]
     what = f"the gradient of {finding.name}" if finding.direction == BACKWARD else finding.name
     others = [op for op in finding.candidates if op != finding.op]
@@ -106,8 +109,7 @@ def told(finding: Finding) -> str:
     if others and finding.likely is None:
         either = f" (or {', '.join(others[:4])}{', …' if len(others) > 4 else ''})"
     text = f"the first op that differs is {finding.op}{either}{way}: "
-    text += f"{what}{index}{where} is {finding.difference.got:.7g}"
-    text += f", expected {finding.difference.expected:.7g} of what it read"
+    text += f"{what}{index}{where} is {got:.7g}; made of what it has read, it is {expected:.7g}"
     return text + (f". It seems that the op {finding.likely}" if finding.likely else "")
 
 
@@ -133,7 +135,7 @@ def check(
     weights: Array,
     batch: Batch | None = None,
     *,
-    mine: Trace | None = None,
+    run: bool = True,
     buffers: Mapping[str, Array] | None = None,
     settings: Mapping[str, Any] | None = None,
     rtol: float | None = None,
@@ -147,7 +149,7 @@ def check(
         dump: of the engine.
         config, weights: the model; weights flat, in buffer order.
         batch: what it read; None: as the dump says.
-        mine: a run of this engine over the same batch, for the distance between the two.
+        run: also run this engine over the same batch, for the distance between the two.
         buffers: fisher and anchor of the model, where the dump has none.
         settings: reduction, lr, …; those of the dump are taken where they are missing.
         rtol: allowed for one step; None: by the dump's number type.
@@ -179,8 +181,9 @@ def check(
     if not own_weights:
         _compare_weights(report, graph, source, weights, read)
     context = Context(config, read, reduction, chosen)
-    run = None if mine is None else from_trace(mine, graph).known
-    ops = Comparison(graph, context, source.known, run, allowed, source.dtype, explain)
+    mine = _own_run(graph, weights, read, reduction) if run else None
+    report.order = [role_of(node.name) for node in graph.nodes]
+    ops = Comparison(graph, context, source.known, mine, allowed, source.dtype, explain)
     with np.errstate(all="ignore"):
         ops.forward()
         ops.backward()
@@ -195,6 +198,16 @@ def check(
     if not report.rows and not report.findings:
         raise FileError(f"{name}: holds nothing that can be compared (docs/dumps.md has the names)")
     return report
+
+
+def _own_run(graph: Graph, weights: Array, batch: Batch, reduction: str) -> Known:
+    """What this engine makes of the batch, in float64."""
+    sequences = np.split(batch.tokens, np.asarray(batch.packing.offsets)[1:-1])
+    made = trace(
+        graph.config, weights, sequences, batch.cmd_positions.tolist(),
+        backend="reference", dtype="float64", reduction=reduction,
+    )  # fmt: skip
+    return from_trace(made, graph).known
 
 
 def _batch(source: Source, config: ModelConfig, reduction: str, name: str) -> Batch | None:
@@ -293,6 +306,7 @@ def _compare_update(
     with np.errstate(all="ignore"):
         checked.forward()
     report.rows += checked.rows
+    report.order += [node.name for node in graph.nodes]
     report.findings += checked.findings
     for name in (*made, "new_fisher"):
         if name in source.flat and name not in graph.maker:

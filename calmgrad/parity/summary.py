@@ -32,7 +32,7 @@ class Line:
     def cells(self) -> list[str]:
         """As text."""
         where = "" if self.good else "differs" + (
-            f" in {', '.join(self.wrong)}" if self.wrong != [self.op] else ""
+            f" in blocks {', '.join(self.wrong)}" if self.wrong != [self.op] else ""
         )
         return [
             self.op, _shown(self.forward), _shown(self.backward), _shown(self.run),
@@ -48,12 +48,16 @@ def lines(report: Report) -> list[Line]:
     for finding in report.findings:
         line = found.setdefault(role_of(finding.op), Line(role_of(finding.op)))
         name = finding.op
-        block = f"block {name.split('.')[1]}" if name.startswith("blocks.") else name
+        block = name.split(".")[1] if name.startswith("blocks.") else name
         if block not in line.wrong:
             line.wrong.append(block)
     for line in found.values():
-        line.wrong.sort()
-    return list(found.values())
+        line.wrong.sort(key=lambda block: (len(block), block))
+    return sorted(found.values(), key=lambda line: _place(line.op, report.order))
+
+
+def _place(op: str, order: list[str]) -> int:
+    return order.index(op) if op in order else -1  # inputs come first
 
 
 def _add(line: Line, row: Row) -> None:
