@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ import calmgrad
 from calmgrad import settings
 from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
+from calmgrad.formats.dump import read as read_dump
+from calmgrad.formats.dump import write as write_dump
+from calmgrad.parity.runs import pass_dump
 from calmgrad.search import Index
 from docs import draw
 
@@ -67,7 +71,7 @@ export API_TOKEN=4f9a1c77
 #1700000064
 git push
 """
-LANGUAGES = {"sh", "console", "text", "python", "toml", "yaml", "math"}
+LANGUAGES = {"sh", "console", "text", "python", "toml", "yaml", "math", "c"}
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")  # as in `calmgrad COMMAND --help`
 FLAG = re.compile(r"(?<![\w-])(?:--[a-z][a-z0-9-]*|-[a-zA-Z])(?![\w-])")
 SPAN = re.compile(r"`([^`\n]+)`")
@@ -197,6 +201,16 @@ def write_texts(folder: Path, model: calmgrad.Model) -> None:
         shutil.copy(ROOT / "docs" / name, folder / "docs")
 
 
+def write_dumps(folder: Path, model: calmgrad.Model, sequence: list[int]) -> None:
+    """What an engine without mistakes has to say of one sequence."""
+    shutil.copy(folder / "model.cwgt", folder / "trained.cwgt")
+    calmgrad.write_dataset(folder / "one.ctds", [sequence], [1])
+    told = pass_dump(model, [sequence], [1])
+    for name in ("theirs.dump", "ours.dump"):
+        write_dump(folder / name, told, raw=True)
+    told.arrays["grads"].astype("<f4").tofile(folder / "grads.f32")
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every file that a documented command reads, small."""
@@ -219,6 +233,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trainer.compute_fisher(sequences, positions)
         trainer.save(folder / "base.cwgt")
     shutil.copy(folder / "base.cwgt", folder / "tuned.cwgt")
+    write_dumps(folder, model, sequences[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         sizes: dict[str, Any] = dict(model="new", d_model=16, n_layers=1)
@@ -505,3 +520,25 @@ def test_links_out_of_the_project_are_known() -> None:
     assert {
         re.sub(r"^https://arxiv\.org/abs/\d{4}\.\d{4,5}$", "arxiv", link) for link in found
     } <= {"arxiv"}
+
+
+def test_c_writes_a_dump(tmp_path: Path) -> None:
+    """The functions of docs/tutorials/debug-a-c-engine.md, compiled."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    (block,) = (b for b in BLOCKS if b.language == "c")
+    main = """
+    int main(void) {
+        float u[6] = {0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 5.0f};
+        FILE *file = dump_begin("c.dump");
+        dump(file, "blocks.0.mixer.u", u, 2, 3);
+        return dump_end(file);
+    }
+    """
+    (tmp_path / "c.c").write_text(block.text + main)
+    words = [compiler, "-Wall", "-Wextra", "-Werror", "-o", "c", "c.c"]
+    subprocess.run(words, cwd=tmp_path, check=True)
+    subprocess.run([tmp_path / "c"], cwd=tmp_path, check=True)
+    (name, array), *more = read_dump(tmp_path / "c.dump").arrays.items()
+    assert (name, array.tolist(), more) == ("blocks.0.mixer.u", [[0, 1, 2], [3, 4, 5]], [])
