@@ -45,7 +45,14 @@ class Site:
             if fenced:
                 yield line
             else:
-                yield LINK.sub(lambda link: f"{link[1]}({self._target(link[2], file)})", line)
+                yield LINK.sub(lambda link: self._relink(link[1], link[2], file), line)
+
+    def _relink(self, label: str, target: str, file: str) -> str:
+        """A link for the site: a page that is called by its file's name gets its title."""
+        if label == f"[{posixpath.basename(target)}]" and target.endswith(".md"):
+            page = ROOT / posixpath.join(posixpath.dirname(file), target)
+            label = f"[{page.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}]"
+        return f"{label}({self._target(target, file)})"
 
     def _target(self, target: str, file: str) -> str:
         """Where a link of `file` leads to in the site."""
