@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from calmgrad.backend import Backend
 from calmgrad.kernels.protocol import Array
-from calmgrad.tape import Tape, Tensor
 from calmgrad.op_cases import Sizes
+from calmgrad.tape import Tape, Tensor
 
 CHANNELS = [1, 2, 5, 15, 16, 17, 37, 64]  # around multiples of the sixteen lanes
 STATES = [1, 2, 3, 15, 16, 17, 40, 255]

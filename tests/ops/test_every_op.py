@@ -14,9 +14,9 @@ from numpy.testing import assert_array_equal
 from calmgrad.backend import Backend, load
 from calmgrad.gradient_check import gradcheck
 from calmgrad.kernels.protocol import Array
+from calmgrad.op_cases import BUILDERS, Case, Sizes, cases
 from calmgrad.ops.basic import add, mul
 from calmgrad.tape import Tape, Tensor
-from calmgrad.op_cases import BUILDERS, Case, Sizes, cases
 from tests.ops.helpers import (
     CORNERS,
     Pass,
