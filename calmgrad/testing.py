@@ -6,7 +6,7 @@ their shape, and that is what goes wrong. The fixtures of the pytest plugin are 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ class Batch(NamedTuple):
 @st.composite
 def arrays(
     draw: st.DrawFn,
+    /,
     *shapes: str,
     scale: float = 1.0,
     positive: bool = False,
@@ -68,9 +69,10 @@ def arrays(
         if not letter.isdigit() and letter not in bound:
             bound[letter] = draw(st.sampled_from(SIZES))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
-    found = []
+    found: list[Floats] = []
     for shape in shapes:
         size = tuple(int(x) if x.isdigit() else bound[x] for x in shape.split())
+        values: NDArray[Any]
         if positive:
             values = rng.uniform(0.5, 2.0, size)
         elif apart:
@@ -98,8 +100,8 @@ def packed_sequences(
 ) -> Packed:
     """Packed values (T, channels), and their packing; without `channels`, one of SIZES."""
     packing = draw(packings(max_sequences, max_length))
-    sizes = {} if channels is None else {"C": channels}
-    [values] = draw(arrays("T C", T=int(packing.offsets[-1]), scale=scale, **sizes))
+    width = st.sampled_from(SIZES) if channels is None else channels
+    [values] = draw(arrays("T C", T=int(packing.offsets[-1]), C=width, scale=scale))
     return Packed(values, packing)
 
 

@@ -46,6 +46,7 @@ SHORT = {
     "contrastive": ["--max-steps", "2"],
     "demo": ["--steps", "1"],
     "benchmark": ["-s", "nano", "--seconds", "0.01"],
+    "gradcheck": ["--op", "gelu", "--tokens", "24"],
 }
 # Where a text stands, how it begins, and the files it is.
 TEXTS = {

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 
 import calmgrad
@@ -87,9 +86,7 @@ def test_batches_can_be_trained_on(batch: Batch) -> None:
 @given(config=model_configs(max_d_model=6), batch=batches(max_sequences=2, max_length=8))
 def test_gradients_of_models_of_any_size(config: ModelConfig, batch: Batch) -> None:
     weights = model_check.fresh_weights(config, seed=0)
-    whole = model_check.whole(
-        model_check.Batch(config, *batch), "loss", views(config, weights)
-    )
+    whole = model_check.whole(model_check.Batch(config, *batch), "loss", views(config, weights))
     for row in model_check.check(whole, model_check.Manner(load("cpu"), probes=1)):
         assert row.line is None
 

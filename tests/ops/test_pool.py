@@ -13,6 +13,7 @@ from calmgrad.tape import Tape
 from calmgrad.testing import Packed, packed_sequences
 from tests.ops.helpers import assert_near, run, weights_of
 
+
 @pytest.mark.parametrize("how", ["mean", "last"])
 @given(packed=packed_sequences())
 def test_definition_and_each_sequence_alone(backend: Backend, how: str, packed: Packed) -> None:
