@@ -21,6 +21,7 @@ from calmgrad.parity.mistakes import Mistake, general, misplaced, mistakes
 
 FORWARD, BACKWARD = "forward", "backward"
 PATIENCE = 30.0  # seconds for trying mistakes
+EXPLAINED = 1e-3  # of a difference may be left by the mistake that explains it
 FEW = 6  # candidates between which known values leave no doubt for long
 # Of several candidates the one with most that can go wrong.
 _INTRICATE = "selective_scan layer_norm conv1d cross_entropy embedding gelu gate softplus".split()
@@ -175,6 +176,8 @@ class Comparison:
         expected: np.ndarray, got: np.ndarray, steps: int,
     ) -> Row:  # fmt: skip
         allowed = self.rtol * max(steps, 1) ** 0.5
+        if op in ("adam", "sgd"):  # sums of weights and small steps: they are exact but for these
+            allowed = min(allowed, 4 * float(np.finfo(self.dtype).eps))
         row = Row(name, direction, op, run, difference(expected, got, allowed, self.dtype), allowed)
         self.rows.append(row)
         return row
@@ -199,12 +202,16 @@ class Comparison:
     def _worth_trying(self, row: Row, suspects: list[Node], got: np.ndarray) -> bool:
         """Whether to try mistakes.
 
-        Not where the same place of another block has been told; not from one number, which many
-        would fit; and between many steps, where a try is a whole pass, for the first finding.
+        Not where the same place of another block has been told, or the op is wrong forward; not
+        from one number, which many would fit; and between many steps, where a try is a whole
+        pass, for the first finding.
         """
         if len(suspects) > FEW and (self.findings or got.size == 1):
             return False
         told = {(role_of(f.op), f.direction, role_of(f.name)) for f in self.findings if f.likely}
+        wrong = {role_of(f.op) for f in self.findings if f.direction == FORWARD}
+        if row.direction == BACKWARD and {s.role for s in suspects} <= wrong:
+            return False
         return not {(s.role, row.direction, role_of(row.name)) for s in suspects} <= told
 
     def _most_intricate(self, suspects: list[Node]) -> Node:
@@ -225,7 +232,8 @@ class Comparison:
             likely = misplaced(expected, got, row.allowed)
             if row.name in self.theirs.parameters and likely is not None:
                 return self.graph.readers[row.name][0].name, likely
-        best: tuple[float, str | None, str | None] = (row.allowed, None, None)
+        limit = max(row.allowed, EXPLAINED * min(row.local.relative, 1.0))
+        best: tuple[float, str | None, str | None] = (limit, None, None)
         for node, mistake, changes in self._tries(row, suspects, got):
             made = self._made_with(row, changes)
             if made is None or made.shape != got.shape:

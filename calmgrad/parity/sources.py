@@ -1,6 +1,5 @@
 """A pass of an engine as parity sees it: from a dump, or from a run of this engine."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,7 @@ from calmgrad.config import ModelConfig
 from calmgrad.errors import FileError
 from calmgrad.formats.dump import Dump
 from calmgrad.layout import layout, views
+from calmgrad.parity.difference import RTOL
 from calmgrad.parity.evaluate import Known
 from calmgrad.parity.graph import Graph
 from calmgrad.parity.local import Array, Values
@@ -81,7 +81,7 @@ def from_dump(dump: Dump, graph: Graph, weights: Array, name: str) -> Source:
     known = Known(values, gradients, parameters | own)
     return Source(
         known, inputs, {k: np.asarray(v, np.float64) for k, v in flat.items()}, bool(own),
-        ignored, _dtype(dump.arrays.values()), dict(dump.settings),
+        ignored, _dtype(dump), dict(dump.settings),
     )  # fmt: skip
 
 
@@ -165,7 +165,9 @@ def _shaped(array: Array, shape: tuple[int, ...], key: str, name: str) -> Array:
     return np.asarray(array.reshape(shape), np.float64)
 
 
-def _dtype(arrays: Iterable[Array]) -> str:
-    """The narrowest float type among the arrays: what its numbers were computed with."""
-    widths = [a.dtype.itemsize for a in arrays if a.dtype.kind == "f"]
+def _dtype(dump: Dump) -> str:
+    """What the numbers were computed with: as the settings say, or the narrowest float type."""
+    if (told := dump.settings.get("dtype")) in RTOL:
+        return str(told)
+    widths = [array.dtype.itemsize for array in dump.arrays.values() if array.dtype.kind == "f"]
     return {2: "float16", 8: "float64"}.get(min(widths, default=4), "float32")

@@ -405,4 +405,5 @@ class Engine:
         }
         arrays |= self.v
         arrays |= {f"grad/{k}": x for k, x in {**self.g, **self.dp}.items()}
-        return Dump(arrays, {"engine": "plain", "reduction": self.reduction})
+        settings = {"engine": "plain", "reduction": self.reduction, "dtype": self.weights.dtype.name}
+        return Dump(arrays, dict(settings))
