@@ -245,7 +245,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         calmgrad.train(dataset="train.ctds", max_steps=2, save_dir="runs/nano-1", **sizes)
     for name in ("mini", "demo-1", "history", "lm", *RECIPES):
         shutil.copytree(folder / "runs" / "nano-1", folder / "runs" / name)
-    shutil.copy(folder / "test.ctds", folder / "runs" / "demo-1" / "validation.ctds")
+    validation = folder / "runs" / "demo-1" / "validation.ctds"
+    calmgrad.write_dataset(validation, sequences * 2, positions * 2)
     for block in BLOCKS:
         for (page, tag), names in TEXTS.items():
             if block.page.name == page and block.text.startswith(tag):
