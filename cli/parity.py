@@ -197,8 +197,9 @@ def show(report: "Report") -> None:
 
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("op", "forward", "backward", "apart", "ULPs", ""):
-        table.add_column(name, justify="left" if name in ("op", "") else "right")
+    for name in ("op", "forward", "backward", "apart", "ULPs", "differs"):
+        left = name in ("op", "differs")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
     for line in lines(report):
         style = "" if line.good else "bold red"
         table.add_row(*(Text(one_line(cell), style) for cell in line.cells()))

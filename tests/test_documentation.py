@@ -23,6 +23,7 @@ import calmgrad
 from calmgrad import settings
 from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
+from calmgrad.formats import tensors
 from calmgrad.formats.dump import read as read_dump
 from calmgrad.formats.dump import write as write_dump
 from calmgrad.parity.runs import pass_dump
@@ -44,6 +45,7 @@ NOT_RUN = {
     "cd ": "goes with git clone",
     "python -m benchmarks": "needs calm-mamba, or takes long: tests/test_benchmarks.py",
     "calmgrad verify-resume": "runs seven processes: tests/cli/test_verify_resume.py does",
+    "calmgrad parity --peer": "needs calm-mamba: tests/cli/test_parity.py has a stand-in",
     "calmgrad tr<TAB>": "keys to press: tests/cli/test_completion.py presses them",
 }
 # What makes a command short; click takes the last value of an option.
@@ -234,6 +236,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = calmgrad.new_model(d_model=16, n_layers=1)
     model.save(folder / "model.cwgt")
     write_texts(folder, model)
+    dump = pass_dump(model, sequences[:3], positions[:3])
+    write_dump(folder / "engine.dump", dump, raw=True)
+    dump.arrays["grads"].tofile(folder / "grads.bin")
+    tensors.write(folder / "model.safetensors", model.data())
     with calmgrad.Trainer(model) as trainer:
         trainer.compute_fisher(sequences, positions)
         trainer.save(folder / "base.cwgt")
@@ -555,22 +561,24 @@ def test_links_out_of_the_project_are_known() -> None:
 
 
 def test_c_writes_a_dump(tmp_path: Path) -> None:
-    """The functions of docs/tutorials/debug-a-c-engine.md, compiled."""
+    """The functions of docs/dumps.md, compiled."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
-    (block,) = (b for b in BLOCKS if b.language == "c")
+    (block,) = (b for b in BLOCKS if b.language == "c" and "#include" in b.text)
     main = """
     int main(void) {
+        int tokens[2] = {257, 258};
         float u[6] = {0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 5.0f};
-        FILE *file = dump_begin("c.dump");
-        dump(file, "blocks.0.mixer.u", u, 2, 3);
-        return dump_end(file);
+        FILE *f = dump_begin("c.dump");
+        put_tokens(f, "tokens", tokens, 2);
+        put(f, "blocks.0.mixer.u", u, 2, 3);
+        return dump_end(f);
     }
     """
     (tmp_path / "c.c").write_text(block.text + main)
     words = [compiler, "-Wall", "-Wextra", "-Werror", "-o", "c", "c.c"]
     subprocess.run(words, cwd=tmp_path, check=True)
     subprocess.run([tmp_path / "c"], cwd=tmp_path, check=True)
-    (name, array), *more = read_dump(tmp_path / "c.dump").arrays.items()
-    assert (name, array.tolist(), more) == ("blocks.0.mixer.u", [[0, 1, 2], [3, 4, 5]], [])
+    told = {name: array.tolist() for name, array in read_dump(tmp_path / "c.dump").arrays.items()}
+    assert told == {"tokens": [257, 258], "blocks.0.mixer.u": [[0, 1, 2], [3, 4, 5]]}

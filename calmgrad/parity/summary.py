@@ -31,9 +31,9 @@ class Line:
 
     def cells(self) -> list[str]:
         """As text."""
-        where = "" if self.good else "differs" + (
-            f" in blocks {', '.join(self.wrong)}" if self.wrong != [self.op] else ""
-        )
+        where = "" if self.good else "yes"
+        if self.wrong and self.wrong != [self.op]:
+            where = f"blocks {', '.join(self.wrong)}"
         return [
             self.op, _shown(self.forward), _shown(self.backward), _shown(self.run),
             "-" if self.ulps is None else f"{self.ulps:.3g}", where,

@@ -20,7 +20,7 @@ highlight_language = "none"
 nitpicky = True
 nitpick_ignore_regex = [
     # Other people's types, and our own aliases of them, have no page here.
-    ("py:.*", r"(numpy|np|io|collections|contextlib|typing|pathlib|os|types|abc|msgspec)\b.*"),
+    ("py:.*", r"(numpy|np|io|hypothesis|collections|contextlib|typing|pathlib|os|types|abc|msgspec)\b.*"),
     ("py:.*", r"(NDArray|Array|ArrayLike|ArrayModule|Operand|Axis|Share|Shares|Tokens|AnyPath).*"),
     ("py:class", r"calmgrad\..*"),  # in signatures: classes of modules that are no part of the API
 ]
