@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from calmgrad.backend import Backend
 from calmgrad.kernels.cuda import CudaKernels
 from calmgrad.kernels.cuda.device import Argument, Function, Triple
+from calmgrad.kernels.protocol import Kernels
 from tests.cuda_on_cpu.array import ArrayModule, DeviceArray
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -50,7 +51,7 @@ class EmulatedDevice:
     """
 
     def __init__(self, schedule: int = 0) -> None:
-        self.xp = ArrayModule()
+        self.xp: Any = ArrayModule()
         self.schedule = schedule
         self.launches: list[str] = []
 
@@ -82,7 +83,7 @@ class EmulatedDevice:
 def emulated(schedule: int = 0) -> Backend:
     """The backend of the CUDA kernels, on a device of its own."""
     device = EmulatedDevice(schedule)
-    return Backend("cuda", device.xp, CudaKernels(device))
+    return Backend("cuda", device.xp, cast(Kernels, CudaKernels(device)))
 
 
 def _parameters(source: str, entry: str) -> list[str]:

@@ -1,11 +1,12 @@
 """Deliberate mistakes in the CUDA kernels (see mistakes.py), and the checks that must find them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
 from calmgrad.backend import load
+from calmgrad.kernels.cuda import CudaKernels
 from calmgrad.ops.basic import add, mul
 from calmgrad.tape import Tensor
 from tests.cuda_on_cpu.device import emulated
@@ -46,9 +47,11 @@ def check_updates(schedules: Sequence[int]) -> None:
         steps = expected_steps(reference, size)
         for schedule in schedules:
             backend = emulated(schedule)
-            for name, array in run_updates(backend.kernels, backend.xp, size, "float64").items():
+            kernels = backend.kernels
+            assert isinstance(kernels, CudaKernels)
+            for name, array in run_updates(kernels, backend.xp, size, "float64").items():
                 assert_near(array, updates[name], 1e-12, name)
-            for name, array in run_steps(backend.kernels, backend.xp, size, "float64").items():
+            for name, array in run_steps(kernels, backend.xp, size, "float64").items():
                 finite = np.isfinite(steps[name])
                 np.testing.assert_array_equal(np.isfinite(array), finite, err_msg=name)
                 assert_near(array[finite], steps[name][finite], 1e-12, name)
@@ -162,17 +165,19 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
         ("the block's sum is that of its first warp", "w < blockDim.x / WARP; w++", "w < 1; w++"),
         ("sums are read before they are there", "= x;\n  __syncthreads();", "= x;"),
         ("a loss that is not finite goes unseen", "!isfinite(norm) || ", ""),
-        ("an update in spite of it", "  if (i >= size || control[HEALTHY] == 0) return;\n  adamw", "  if (i >= size) return;\n  adamw"),
+        ("an update in spite of it", "  if (i >= size || control[HEALTHY] == 0) return;\n  const real lr = control[LR];", "  if (i >= size) return;\n  const real lr = control[LR];"),
         ("the step counts in spite of it", "  if (control[HEALTHY] == 0) return;\n  const", "  const"),
         ("health comes back", "control[HEALTHY] = 0;", "control[HEALTHY] = 0; else control[HEALTHY] = 1;"),
         ("the second shard's losses replace the first's", "control[LOSS] += sum", "control[LOSS] = sum"),
         ("never clipped", "grad_clip > 0 && clipped < 1", "grad_clip > 0 && clipped > 1"),
-        ("the correction of the other moment", "control[LR] / control[CORRECTION1]", "control[LR] / control[CORRECTION2]"),
-        ("weight decay without the learning rate", "control[LR] * decay, eps", "decay, eps"),
+        ("the correction of the other moment", "lr / real(control[CORRECTION1])", "lr / real(control[CORRECTION2])"),
+        ("weight decay without the learning rate", "lr * decay,\n", "decay,\n"),
         ("the penalty pulls the wrong way", "(p[i] - anchor[i])", "(anchor[i] - p[i])"),
     ],
 }  # fmt: skip
 
-CHECKS = {op: partial(check_op, f"{op}.{op}") for op in MISTAKES}
+CHECKS: dict[str, Callable[[Sequence[int]], None]] = {
+    op: partial(check_op, f"{op}.{op}") for op in MISTAKES
+}
 CHECKS["partials"] = partial(check_op, "layer_norm.layer_norm")
 CHECKS["optimizer"] = check_updates
