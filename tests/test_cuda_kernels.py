@@ -53,13 +53,14 @@ def test_updates(size: int, dtype: str) -> None:
 
 
 @every_dtype
+@pytest.mark.parametrize("spoilt", ["g", "nll"])
 @pytest.mark.parametrize("size", [1, 1025, 3000])
-def test_steps_whose_numbers_stay_on_the_device(size: int, dtype: str) -> None:
-    right = expected_steps(load("reference").kernels, size)
+def test_steps_whose_numbers_stay_on_the_device(size: int, spoilt: str, dtype: str) -> None:
+    right = expected_steps(load("reference").kernels, size, spoilt)
     first: dict[str, Array] = {}
     for schedule in (0, *SCHEDULES):
         device = EmulatedDevice(schedule)
-        got = run_steps(CudaKernels(device), device.xp, size, dtype)
+        got = run_steps(CudaKernels(device), device.xp, size, dtype, spoilt)
         first = first or got
         for name, array in right.items():
             assert got[name].tobytes() == first[name].tobytes(), (schedule, name)
