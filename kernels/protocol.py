@@ -2,7 +2,8 @@
 
 Letters: T tokens of all packed sequences, B sequences, C channels (d_inner), N d_state,
 K d_conv, V vocabulary, D d_model. `pos` (T,) int64 counts the tokens before t in its own
-sequence; `offsets` (B + 1,) int64 is where each sequence begins. Formulas stand in
+sequence; `offsets` (B + 1,) int64 is where each sequence begins, and `chunk_offsets` (chunks + 1,) int64
+where each chunk of at most 16 tokens of a sequence does. Formulas stand in
 `calmgrad/ops/<op>.py`. Every output is overwritten unless its name is followed by "adds".
 """
 
@@ -57,14 +58,16 @@ class Kernels(Protocol):
         work: Array,
     ) -> None: ...
 
-    def selective_scan_workspace(self, channels: int, states: int) -> int: ...
+    def selective_scan_workspace(
+        self, tokens: int, chunks: int, channels: int, states: int
+    ) -> int: ...
 
     def selective_scan_forward(
         self,
         out: Array,
         y: Array,
         dt: Array,  # in: before bias and softplus; out: after
-        checkpoints: Array,  # (chunks, N, C): the state before tokens 0, 16, 32, … of a sequence
+        checkpoints: Array,  # (chunks, N, C): the state before each chunk
         u: Array,
         z: Array,
         bc: Array,
@@ -72,6 +75,7 @@ class Kernels(Protocol):
         A_log: Array,
         D: Array,
         offsets: Array,
+        chunk_offsets: Array,
         work: Array,
     ) -> None: ...
 
@@ -94,6 +98,7 @@ class Kernels(Protocol):
         A_log: Array,
         D: Array,
         offsets: Array,
+        chunk_offsets: Array,
         work: Array,
     ) -> None: ...
 
