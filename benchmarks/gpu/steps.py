@@ -38,7 +38,7 @@ def _row(subject: Subject, options: Options, size: str, shape: str) -> Results:
     calls = 1 if subject.emulated else 10
     ours = settings | {"device": subject.name, "rehearsal": subject.emulated}
     contestants = [
-        options.calmgrad("train", ours | {"precision": precision}, calls, f"calmgrad {precision}")
+        options.calmgrad("train", ours | {"matmul_precision": precision}, calls, f"calmgrad {precision}")
         for precision in ("float32", "tf32")
     ]
     if options.peer is not None:

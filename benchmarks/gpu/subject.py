@@ -99,7 +99,32 @@ def rehearsal() -> Subject:
     from calmgrad import devices
     from tests.cuda_on_cpu.device import EmulatedDevice
 
-    devices.open_device = lambda index, precision: EmulatedDevice()
+    class Temporary(EmulatedDevice):
+        name, index, precision = "emulated", 0, "float32"
+
+        def active(self):
+            from contextlib import nullcontext
+
+            return nullcontext()
+
+        def memory(self):
+            return 8 << 30, 8 << 30
+
+        def pinned(self, words):
+            import numpy as np
+
+            return np.empty(words, np.int64)
+
+        def copy_later(self, to, pinned):
+            to.held[...] = pinned
+
+        def event(self):
+            class E:
+                record = synchronize = lambda self: None
+
+            return E()
+
+    devices.open_device = lambda index, precision: Temporary()
     return Subject(emulated=True)
 
 
