@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calmgrad.kernels.cuda.device import Argument, Function, Triple
+from calmgrad.kernels.cuda.device import Argument, Event, Function, Precision, Triple
 from tests.cuda_on_cpu.array import ArrayModule, DeviceArray
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -41,6 +42,10 @@ class EmulatedDevice:
         launches: the kernels that ran, by name, in order.
     """
 
+    name = "emulated"
+    index = 0
+    precision: Precision = "float32"
+
     def __init__(self, schedule: int = 0) -> None:
         self.xp = ArrayModule()
         self.schedule = schedule
@@ -66,9 +71,32 @@ class EmulatedDevice:
 
         return launch
 
+    def active(self) -> Any:
+        return nullcontext()
+
+    def memory(self) -> tuple[int, int]:
+        return 1 << 33, 1 << 34
+
+    def pinned(self, words: int) -> Any:
+        return np.empty(words, np.int64)
+
+    def copy_later(self, to: Any, pinned: Any) -> None:
+        to.set(pinned)
+
+    def event(self) -> Event:
+        return _Done()
+
     def gemm(self, out: Any, a: Any, b: Any, beta: float) -> None:
         total = a.held @ b.held
         out.held[...] = total if beta == 0 else total + beta * out.held
+
+
+class _Done:
+    """An event of a device that has always done everything."""
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
 
 
 def _parameters(source: str, entry: str) -> list[str]:
