@@ -10,6 +10,7 @@ from calmgrad.ops.l2_normalize import l2_normalize
 from calmgrad.ops.layer_norm import layer_norm
 from calmgrad.ops.linear import linear
 from calmgrad.ops.pool import pool
+from calmgrad.ops.select_rows import select_rows
 from calmgrad.ops.selective_scan import selective_scan
 from calmgrad.packing import Packing
 from calmgrad.tape import Tensor
@@ -92,7 +93,7 @@ def token_losses(
     """
     x = stream(p, config, tokens, packing)
     if rows is not None:
-        x = embedding(x, rows)
+        x = select_rows(x, rows)
     scores = linear(normed(p, "ln_f", x), p["token_emb.weight"], transposed=True)
     return cross_entropy(scores, targets)
 

@@ -15,15 +15,23 @@ from typing import Any
 
 import numpy as np
 
+from calmgrad.backend import Backend
+from calmgrad.kernels.cuda import CudaKernels
 from calmgrad.kernels.cuda.device import Argument, Event, Function, Precision, Triple
 from tests.cuda_on_cpu.array import ArrayModule, DeviceArray
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
-FLAGS = ["-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
 FLAGS += ["-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-maybe-uninitialized"]
 KERNEL = re.compile(
     r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)'
 )
+NUMBERS: dict[str, Any] = {
+    "int32": ctypes.c_int32,
+    "int64": ctypes.c_int64,
+    "float32": ctypes.c_float,
+    "float64": ctypes.c_double,
+}
 SHARED = re.compile(r"__shared__\s+([\w ]+?)\s+(\w+)((?:\[[^\]]+\])+);")
 
 
@@ -99,6 +107,12 @@ class _Done:
     def synchronize(self) -> None: ...
 
 
+def emulated(schedule: int = 0) -> Backend:
+    """The backend of the CUDA kernels, on a device of its own."""
+    device = EmulatedDevice(schedule)
+    return Backend("cuda", device.xp, CudaKernels(device), device)
+
+
 def _parameters(source: str, entry: str) -> list[str]:
     """The types of a kernel's parameters: "real*", "index_t", …, without const."""
     for name, text in KERNEL.findall(source):
@@ -122,7 +136,7 @@ def _cell(entry: str, x: Argument, kind: str) -> Any:
         return ctypes.c_void_p(x.data.ptr)
     if kind.endswith("*"):
         raise TypeError(f"{entry}: a number, the kernel expects {kind}")
-    return np.ctypeslib.as_ctypes_type(x.dtype)(x.item())
+    return NUMBERS[str(x.dtype)](x.item())
 
 
 def _real_of(x: Argument) -> str:
@@ -132,8 +146,6 @@ def _real_of(x: Argument) -> str:
 @cache
 def _library(source: str) -> ctypes.CDLL:
     """The compiled source; kept in a temporary folder for the next run of the tests."""
-    cxx = compiler()
-    assert cxx is not None
     kernels = [name for name, _ in KERNEL.findall(source)]
     text = SHARED.sub(
         r"static \1 \2\3; static const bool \2_is_shared ="
@@ -141,18 +153,42 @@ def _library(source: str) -> ctypes.CDLL:
         source,
     )
     text += "\n" + "\n".join(f"EMULATOR_EXPORT({name})" for name in kernels)
-    key = hashlib.sha256((HEADER.read_text() + text + cxx + str(FLAGS)).encode()).hexdigest()[:24]
-    uid = os.getuid()
-    folder = Path(tempfile.gettempdir()) / f"calmgrad-cuda-on-cpu-{uid}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{key}.so"
+    header = _header()
+    return ctypes.CDLL(str(_built(text, ".cpp", ".so", "-shared", "-include", str(header))))
+
+
+@cache
+def _header() -> Path:
+    """A copy of the header, with its compiled form beside it, where the compiler looks for it."""
+    text = HEADER.read_text(encoding="utf-8").replace("#pragma once", "")
+    return _built(text, ".h", ".h.gch", "-x", "c++-header").with_suffix("")
+
+
+def _built(text: str, kind: str, result: str, *flags: str) -> Path:
+    """The file that the compiler makes of a text, from this run or an earlier one."""
+    cxx = compiler()
+    assert cxx is not None
+    key = hashlib.sha256(repr((text, cxx, FLAGS, flags)).encode()).hexdigest()[:24]
+    path = _folder() / f"{key}{result}"
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            cpp, built = Path(scratch, "kernel.cpp"), Path(scratch, "kernel.so")
-            cpp.write_text(text)
-            command = [cxx, *FLAGS, "-include", str(HEADER), str(cpp), "-o", str(built)]
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            written, built = Path(scratch, f"{key}{kind}"), Path(scratch, "built")
+            written.write_text(text, encoding="utf-8")
+            command = [cxx, *FLAGS, *flags, str(written), "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=300)
             if done.returncode:
                 raise RuntimeError(f"the C++ compiler refuses a kernel:\n{done.stderr}")
+            if kind == ".h":
+                written.rename(path.with_suffix(""))
             built.rename(path)
-    return ctypes.CDLL(str(path))
+    return path
+
+
+def _folder() -> Path:
+    uid = os.getuid()
+    folder = Path(tempfile.gettempdir()) / f"calmgrad-cuda-on-cpu-{uid}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != uid or status.st_mode & 0o022:
+        raise PermissionError(f"{folder}: others can write what would run here")
+    return folder
