@@ -96,7 +96,7 @@ class CupyDevice:
 
     def __init__(self, precision: Precision = "float32", index: int = 0) -> None:
         import cupy
-        from cupy_backends.cuda.libs import cublas, nvrtc
+        from cupy_backends.cuda.libs import cublas, nvrtc  # type: ignore[import-untyped]
 
         count = cupy.cuda.runtime.getDeviceCount()
         if index >= count:
