@@ -84,8 +84,8 @@ def evaluate(
         ValueError: there is no target in the whole data set.
     """
     if runner is None:
-        with model.runner(threads) as own:
-            return evaluate(model, dataset, on_sequence=on_sequence, runner=own)
+        with model.runner(threads) as temporary:
+            return evaluate(model, dataset, on_sequence=on_sequence, runner=temporary)
     means: list[float] = []
     total = byte_total = 0.0
     count = byte_count = 0

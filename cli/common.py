@@ -142,7 +142,7 @@ threads_option = click.option(
 )
 
 
-class DeviceName(click.ParamType):
+class DeviceName(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # click 8.1 and 8.2
     """auto, cpu, cuda, or cuda:1 for the second GPU."""
 
     name = "device"
