@@ -96,12 +96,13 @@ class CupyDevice:
 
     def __init__(self, precision: Precision = "float32", index: int = 0) -> None:
         import cupy
-        from cupy_backends.cuda.libs import cublas, nvrtc  # type: ignore[import-untyped]
 
         count = cupy.cuda.runtime.getDeviceCount()
         if index >= count:
             there = ", ".join(f"cuda:{i}" for i in range(count))
             raise IndexError(f"there is no cuda:{index}, only {there}")
+        from cupy_backends.cuda.libs import cublas, nvrtc  # type: ignore[import-untyped]
+
         nvrtc.getVersion()  # loads it: kernels are compiled when they are first used
         self.xp: ArrayModule = cupy
         self.index, self.precision = index, precision
