@@ -327,8 +327,8 @@ def _too_large(
     fitting = int(0.9 * room / memory.bytes_of_a_token(config))
     if fitting >= tokens:  # the forecast was too low
         fitting = tokens // 2
-    advice = "no batch fits: something else holds its memory"
-    if fitting >= 1:
+    advice = "not even one sequence fits: something else holds the memory"
+    if sequences > 1 and fitting >= 1:
         advice = f"about {fitting:,} tokens would fit: batch_tokens = {fitting}"
         if fitting * sequences // tokens >= 1:
             advice += f", or batch_size = {fitting * sequences // tokens}"

@@ -55,7 +55,7 @@ class EmulatedDevice:
     precision: Precision = "float32"
 
     def __init__(self, schedule: int = 0) -> None:
-        self.xp = ArrayModule()
+        self.xp: Any = ArrayModule()
         self.schedule = schedule
         self.launches: list[str] = []
 
@@ -109,8 +109,9 @@ class _Done:
 
 def emulated(schedule: int = 0) -> Backend:
     """The backend of the CUDA kernels, on a device of its own."""
-    device = EmulatedDevice(schedule)
-    return Backend("cuda", device.xp, CudaKernels(device), device)
+    device: Any = EmulatedDevice(schedule)
+    kernels: Any = CudaKernels(device)
+    return Backend("cuda", device.xp, kernels, device)
 
 
 def _parameters(source: str, entry: str) -> list[str]:
