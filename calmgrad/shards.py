@@ -20,7 +20,16 @@ from calmgrad import backend as backends
 from calmgrad import memory
 from calmgrad.backend import Backend, to_numpy
 from calmgrad.config import ModelConfig
-from calmgrad.cutting import SHARD_TOKENS, Shard, blocks, cut, pack, pack_targets
+from calmgrad.cutting import (
+    SHARD_TOKENS,
+    Shard,
+    blocks,
+    cut,
+    pack,
+    pack_targets,
+    target_shares,
+    targets_of,
+)
 from calmgrad.errors import OutOfMemoryError
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import views
@@ -31,7 +40,7 @@ from calmgrad.tape import Tape, Tensor
 
 __all__ = [
     "SHARD_TOKENS", "Head", "Runner", "Shard", "Worker", "cut", "embedding_head", "logits_head",
-    "loss_head", "pack", "pack_targets",
+    "loss_head", "pack", "pack_targets", "target_shares", "targets_of",
 ]  # fmt: skip
 
 
