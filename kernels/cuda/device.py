@@ -150,13 +150,16 @@ class CupyDevice:
         cublas, double = self._cublas, out.dtype == np.float64
         b_op, b_row = _as_columns(b)
         a_op, a_row = _as_columns(a)
+        out_op, out_row = _as_columns(out)
+        if out_op != NORMAL:
+            raise ValueError(f"a product of strides {out.strides}: its columns must lie together")
         one, factor = (np.array(x, out.dtype) for x in (1.0, beta))
         kind = CUDA_R_64F if double else CUDA_R_32F
         cublas.gemmEx(
             self.xp.cuda.device.get_cublas_handle(), b_op, a_op,
             out.shape[1], out.shape[0], a.shape[1], one.ctypes.data,
             b.data.ptr, kind, b_row, a.data.ptr, kind, a_row,
-            factor.ctypes.data, out.data.ptr, kind, _as_columns(out)[1],
+            factor.ctypes.data, out.data.ptr, kind, out_row,
             cublas.CUBLAS_COMPUTE_64F if double else self._compute, cublas.CUBLAS_GEMM_DEFAULT,
         )  # fmt: skip
 
@@ -166,8 +169,19 @@ NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
 
 
 def _as_columns(x: Array) -> tuple[int, int]:
-    """How cuBLAS reads the transpose of `x`: operation and leading dimension."""
+    """How cuBLAS reads the transpose of `x`: operation and leading dimension.
+
+    Raises:
+        ValueError: neither the rows nor the columns lie side by side.
+    """
+    height, width = x.shape
     rows, columns = (s // x.itemsize for s in x.strides)
-    if columns == 1 or x.shape[1] == 1:
-        return NORMAL, max(rows, x.shape[1])
-    return TRANSPOSED, max(columns, x.shape[0])
+    if width == 1 or columns == 1:
+        operation, leading, least = NORMAL, rows if height > 1 else width, width
+    elif height == 1 or rows == 1:
+        operation, leading, least = TRANSPOSED, columns, height
+    else:
+        leading = least = -1
+    if leading < max(least, 1):
+        raise ValueError(f"a factor of shape {x.shape} with strides {x.strides}")
+    return operation, leading
