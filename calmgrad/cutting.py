@@ -40,16 +40,21 @@ class Shard:
         if self.asked is not None:
             return self.asked
         assert self.targets is not None
-        if (self.targets >= 0).all():
-            return self.targets, None
-        rows = np.flatnonzero(self.targets >= 0)
-        return self.targets[rows], rows
+        return asked(self.targets)
 
     def target_counts(self) -> NDArray[np.int64]:
         """(B,) number of targets of each sequence."""
         assert self.targets is not None
         starts = self.packing.offsets[:-1]
         return np.asarray(np.add.reduceat(self.targets >= 0, starts, dtype=np.int64))
+
+
+def asked(targets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+    """The targets that are not negative, and at which tokens; None: at every one."""
+    if (targets >= 0).all():
+        return targets, None
+    rows = np.flatnonzero(targets >= 0)
+    return targets[rows], rows
 
 
 def cut(

@@ -152,7 +152,8 @@ class Batch:
 
     def loss(self, net: Any, p: network.Parameters) -> Tensor:
         shard = self.loss_shard
-        y: Tensor = net.token_losses(p, self.config, shard.tokens, shard.packing, shard.targets)
+        targets, rows = shard.questions()
+        y: Tensor = net.token_losses(p, self.config, shard.tokens, shard.packing, targets, rows)
         return y
 
     def contrastive(self, net: Any, p: network.Parameters) -> Tensor:
