@@ -90,7 +90,7 @@ def test_products_of_all_layouts(dtype: str, add: bool) -> None:
     made = device()
     kernels, xp = CudaKernels(made), made.xp
     tolerance = 1e-5 if dtype == "float32" else 1e-13
-    for height, inner, width in itertools.product((1, 2, 5), repeat=3):
+    for height, inner, width in itertools.product((1, 3), repeat=3):
         left = rng.standard_normal((height, inner)).astype(dtype)
         right = rng.standard_normal((inner, width)).astype(dtype)
         residual = rng.standard_normal((height, width)).astype(dtype)
