@@ -67,6 +67,11 @@ class Arena:
             self._blocks.append(self._block(size))
         self._used = 0
 
+    def fill(self, value: float) -> None:
+        """Write `value` everywhere: for checks that nothing uninitialised is read."""
+        for block in self._blocks:
+            block.fill(value)
+
     def _measure(self) -> None:
         used = sum(block.size for block in self._blocks[:-1]) + self._used
         self.peak = max(self.peak, used)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from calmgrad import backend as backends
 from calmgrad import devices, ewc, fisher, nan_search, trainer_state
 from calmgrad.config import rules_named
-from calmgrad.cutting import SHARD_TOKENS, Shard, seeds_of
+from calmgrad.cutting import SHARD_TOKENS, Shard, seeds_of, target_shares
 from calmgrad.errors import CalmgradError, DivergedError
 from calmgrad.formats import checkpoint as checkpoints
 from calmgrad.formats.checkpoint import Checkpoint
@@ -577,10 +577,8 @@ class Trainer:
         self, counts: NDArray[np.int64], parts: Sequence[int] | None
     ) -> NDArray[np.float64]:
         """Weight of one target of each sequence in the batch's loss."""
-        if self.reduction == "sequence":
-            return np.asarray(1 / (np.maximum(counts, 1) * counts.size))
-        if not self.rules.equal_parts or parts is None:
-            return np.full(counts.size, 1 / max(int(counts.sum()), 1))
+        if self.reduction == "sequence" or not self.rules.equal_parts or parts is None:
+            return target_shares(counts, self.reduction)
         of_part = np.repeat(np.arange(len(parts)), parts)
         tokens = np.bincount(of_part, counts, len(parts))
         return np.asarray(1 / np.maximum(tokens, 1)[of_part] / len(parts))

@@ -13,10 +13,10 @@ import pytest
 from calmgrad.backend import load
 from calmgrad.kernels.cuda import CudaKernels
 from calmgrad.kernels.protocol import CHUNK, Array, Kernels
+from calmgrad.op_cases import BUILDERS, Sizes, cases
 from tests.cuda_on_cpu.device import EmulatedDevice, compiler, emulated
 from tests.cuda_on_cpu.mistakes import MISTAKES, quick
 from tests.cuda_on_cpu.updates import expected_steps, run_steps, run_updates
-from tests.ops.cases import BUILDERS, Sizes, cases
 from tests.ops.helpers import assert_near, run
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")

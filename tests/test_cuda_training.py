@@ -42,6 +42,16 @@ def batch(seed: int = 0, count: int = 3) -> Batch:
     return sequences, [int(rng.integers(0, s.size - 1)) for s in sequences]
 
 
+def first_of_batch() -> tuple[NDArray[np.int64], int]:
+    sequences, positions = batch()
+    return sequences[0], positions[0]
+
+
+def updated(trainer: calmgrad.Trainer) -> int:
+    trainer.update()
+    return trainer.updates
+
+
 def with_ewc(trainer: calmgrad.Trainer) -> None:
     trainer.compute_fisher(*batch(5))
     assert trainer.model.anchor is not None
@@ -52,8 +62,8 @@ def with_ewc(trainer: calmgrad.Trainer) -> None:
 
 USES: dict[str, Use] = {
     "step": lambda t: [t.step(*batch(i)) for i in range(3)],
-    "accumulate": lambda t: (t.accumulate(*[x[0] for x in batch()]), t.accumulate([1, 2]),
-                             t.update()),
+    "accumulate": lambda t: [t.accumulate(*first_of_batch()), t.accumulate([1, 2]),
+                             updated(t)],
     "contrastive": lambda t: [t.contrastive_step(batch()[0], batch(1)[0], pool=how)
                               for how in ("mean", "last")],
     "fisher": lambda t: t.compute_fisher(*batch()),
@@ -64,7 +74,7 @@ USES: dict[str, Use] = {
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_as_on_the_cpu(device: EmulatedDevice, use: str, optimizer: str) -> None:
-    found = []
+    found: list[Any] = []
     for where in ("cpu", "cuda"):
         model = small()
         # With a small eps Adam's first steps go by the sign of the gradient alone: where it is
@@ -228,7 +238,7 @@ def test_what_the_host_writes_counts_and_what_it_reads_is_new(stand_in: Emulated
         model.parameters["ln_f.weight"][...] = 3
         assert trainer.step(*batch()) != pytest.approx(first, rel=1e-4)
         trainer.zero_grad()
-        trainer.accumulate(*[x[0] for x in batch()])
+        trainer.accumulate(*first_of_batch())
         gradient = trainer.grads.copy()
         assert gradient.any()
         assert np.shares_memory(trainer.get_grad("blocks.0.mixer.D"), trainer.grads)
@@ -263,7 +273,7 @@ def test_ewc_data_are_kept_in_step(stand_in: EmulatedDevice) -> None:
 def test_arrays_of_a_device_are_taken(stand_in: EmulatedDevice) -> None:
     asarray = stand_in.xp.asarray
     sequences, positions = batch()
-    there = [asarray(s) for s in sequences]
+    there: Any = [asarray(s) for s in sequences]
     for array in there:
         array.__cuda_array_interface__ = {}
     losses = []
@@ -366,9 +376,9 @@ def test_out_of_memory_says_what_would_fit(
         trainer.step(*batch())
         before = model.weights.copy()
         free = 300_000
-        empty = type(stand_in.xp).empty
+        empty: Any = type(stand_in.xp).empty
 
-        def bounded(shape: Any, dtype: Any = float) -> DeviceArray:
+        def bounded(shape: Any, dtype: Any = float) -> Any:
             if np.prod(shape) * np.dtype(dtype).itemsize > free:
                 raise MemoryError("Out of memory allocating 1,234 bytes")
             return empty(shape, dtype)
@@ -422,7 +432,7 @@ def test_staging(stand_in: EmulatedDevice) -> None:
     staging = Staging(stand_in)
     rng = np.random.default_rng(0)
     for count in (3, 700, 5, 40 * LEAST, 1, 0):
-        arrays = [rng.integers(0, 99, count), rng.random(count).astype(np.float32),
+        arrays: list[Any] = [rng.integers(0, 99, count), rng.random(count).astype(np.float32),
                   rng.random(2 * count)]  # fmt: skip
         for array, sent in zip(arrays, staging.send(arrays), strict=True):
             assert sent.dtype == array.dtype

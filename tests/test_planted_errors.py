@@ -27,11 +27,11 @@ from calmgrad.backend import load
 from calmgrad.errors import CheckFailed
 from calmgrad.gradient_check import gradcheck
 from calmgrad.kernels.cpu import compile as kernel_compiler
+from calmgrad.op_cases import Sizes, cases
 from calmgrad.ops.basic import add, mul
 from calmgrad.ops.linear import linear
 from calmgrad.tape import Tensor
 from tests.faults.mistakes import MORE
-from tests.ops.cases import Sizes, cases
 from tests.ops.helpers import assert_same_pass, run
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ from benchmarks.options import ROOT
 from calmgrad.cutting import pack_targets
 from calmgrad.layout import layout
 from calmgrad.model import Model
+from calmgrad.op_cases import Sizes, cases
 from calmgrad.shards import Worker, loss_head
-from tests.ops.cases import Sizes, cases
 
 EXACT = 1e-9  # in float64, of a parameter's largest gradient
 FORWARD = 2e-5  # in float32: logits and embeddings

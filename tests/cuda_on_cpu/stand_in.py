@@ -68,8 +68,9 @@ class StandIn:
         c = control.held
         if c[HEALTHY]:
             reference.adamw(
-                *map(_held, (p, m, v, g)), c[SCALE], c[LR], decay, beta1, beta2, eps, int(c[STEP])
-            )
+                _held(p), _held(m), _held(v), _held(g), c[SCALE], c[LR], decay, beta1, beta2, eps,
+                int(c[STEP]),
+            )  # fmt: skip
 
     def sgd_step(self, p: Any, g: Any, control: DeviceArray, decay: float) -> None:
         c = control.held
