@@ -23,6 +23,9 @@ import calmgrad
 from calmgrad import settings
 from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
+from calmgrad.formats import tensors
+from calmgrad.formats.dump import write as write_dump
+from calmgrad.parity.runs import pass_dump
 from calmgrad.search import Index
 from docs import draw
 
@@ -41,6 +44,7 @@ NOT_RUN = {
     "cd ": "goes with git clone",
     "python -m benchmarks": "needs calm-mamba, or takes long: tests/test_benchmarks.py",
     "calmgrad verify-resume": "runs seven processes: tests/cli/test_verify_resume.py does",
+    "calmgrad parity --peer": "needs calm-mamba: tests/cli/test_parity.py has a stand-in",
     "calmgrad tr<TAB>": "keys to press: tests/cli/test_completion.py presses them",
 }
 # What makes a command short; click takes the last value of an option.
@@ -72,7 +76,7 @@ export API_TOKEN=4f9a1c77
 #1700000064
 git push
 """
-LANGUAGES = {"sh", "console", "text", "python", "toml", "yaml", "math"}
+LANGUAGES = {"c", "sh", "console", "text", "python", "toml", "yaml", "math"}
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")  # as in `calmgrad COMMAND --help`
 FLAG = re.compile(r"(?<![\w-])(?:--[a-z][a-z0-9-]*|-[a-zA-Z])(?![\w-])")
 SPAN = re.compile(r"`([^`\n]+)`")
@@ -224,6 +228,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = calmgrad.new_model(d_model=16, n_layers=1)
     model.save(folder / "model.cwgt")
     write_texts(folder, model)
+    dump = pass_dump(model, sequences[:3], positions[:3])
+    write_dump(folder / "engine.dump", dump, raw=True)
+    dump.arrays["grads"].tofile(folder / "grads.bin")
+    tensors.write(folder / "model.safetensors", model.data())
     with calmgrad.Trainer(model) as trainer:
         trainer.compute_fisher(sequences, positions)
         trainer.save(folder / "base.cwgt")
