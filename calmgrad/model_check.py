@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from calmgrad import network
 from calmgrad.backend import Backend, one_blas_thread, to_numpy
 from calmgrad.config import ModelConfig
+from calmgrad.cutting import Shard, pack, pack_targets
 from calmgrad.differences import Function
 from calmgrad.errors import CheckFailed
 from calmgrad.gradient_check import Check, InputErrors
@@ -25,7 +26,6 @@ from calmgrad.kernels.protocol import Array
 from calmgrad.layout import initial_weights
 from calmgrad.op_cases import BUILDERS, Sizes, cases
 from calmgrad.ops.infonce import infonce
-from calmgrad.shards import Shard, pack, pack_targets
 from calmgrad.tape import Tape, Tensor
 
 WHOLE = ("loss", "contrastive")  # of the whole model
@@ -152,7 +152,8 @@ class Batch:
 
     def loss(self, net: Any, p: network.Parameters) -> Tensor:
         shard = self.loss_shard
-        y: Tensor = net.token_losses(p, self.config, shard.tokens, shard.packing, shard.targets)
+        targets, rows = shard.questions()
+        y: Tensor = net.token_losses(p, self.config, shard.tokens, shard.packing, targets, rows)
         return y
 
     def contrastive(self, net: Any, p: network.Parameters) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from calmgrad.arena import Arena, Pool
+from calmgrad.arena import Arena, Pool, address
 from calmgrad.backend import Backend, Name, load
 from calmgrad.kernels.protocol import Array
 
@@ -297,8 +297,14 @@ class Tape:
             return x
         self.values.release(mark)
         moved = self.empty(x.shape)
-        if moved.value.ctypes.data != x.value.ctypes.data:
+        if address(moved.value) == address(x.value):
+            return moved
+        if self.backend.device is None:
             moved.value[...] = x.value  # NumPy copies correctly where the two overlap
+        else:
+            with self.scratch(x.value.size) as copy:
+                copy[...] = x.value.reshape(-1)
+                moved.value[...] = copy.reshape(x.shape)
         return moved
 
     def backward(self, output: Tensor, seed: Array | None = None) -> None:

@@ -3,11 +3,13 @@
 import time
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 import click
 
 from calmgrad.cli.common import (
     data_folder,
+    device_options,
     emit,
     json_option,
     load_finite,
@@ -17,6 +19,9 @@ from calmgrad.cli.common import (
 )
 from calmgrad.cli.display import progress
 from calmgrad.errors import usage_errors
+
+if TYPE_CHECKING:
+    from calmgrad.kernels.cuda.device import Precision
 
 
 @click.command("fisher")
@@ -50,6 +55,7 @@ from calmgrad.errors import usage_errors
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw.")
 @threads_option
+@device_options("auto")
 @json_option
 def command(
     model_path: str | None,
@@ -58,6 +64,8 @@ def command(
     max_sequences: int | None,
     seed: int,
     threads: int | None,
+    device: str,
+    matmul_precision: "Precision",
     as_json: bool,
 ) -> None:
     """Find out which weights matter for a data set, and store that in the model.
@@ -84,9 +92,13 @@ def command(
     began = time.perf_counter()
     with (
         usage_errors(),
-        Trainer(model, threads=threads) as trainer,
+        Trainer(
+            model, threads=threads, device=device, matmul_precision=matmul_precision
+        ) as trainer,
         progress("fisher", "sequences") as report,
     ):
+        if trainer.device.index is not None:
+            say(f"device   {trainer.told}")
         count = set_fisher(trainer, datasets, report)
         trainer.save(target)
     seconds = time.perf_counter() - began

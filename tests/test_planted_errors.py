@@ -209,7 +209,8 @@ MISTAKES = [
         "dx[start:stop] = dy[b] / float(stop - start)",
         "dx[start : stop - 1] = dy[b] / float(stop - start)",
     ),
-    op("l2_normalize", "dy - y.value * along", "dy - along"),
+    reference("l2_normalize", "dy - y * along", "dy - along"),
+    cpu("select_rows", "dx[t, c] = dy[k, c]", "dx[t, c] = dy[0, c]"),
     op("infonce", "-= 2 * xp.eye(", "-= xp.eye("),
     op("infonce", "matmul(dp, dscores.T, queries", "matmul(dp, dscores, queries"),
     # Products and the tape.

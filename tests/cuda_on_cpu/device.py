@@ -8,15 +8,17 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from calmgrad.backend import Backend
 from calmgrad.kernels.cuda import CudaKernels
-from calmgrad.kernels.cuda.device import Argument, Function, Triple
+from calmgrad.kernels.cuda.device import Argument, Event, Function, Precision, Triple
+from calmgrad.kernels.protocol import Kernels
 from tests.cuda_on_cpu.array import ArrayModule, DeviceArray
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -49,8 +51,12 @@ class EmulatedDevice:
         launches: the kernels that ran, by name, in order.
     """
 
+    name = "emulated"
+    index = 0
+    precision: Precision = "float32"
+
     def __init__(self, schedule: int = 0) -> None:
-        self.xp = ArrayModule()
+        self.xp: Any = ArrayModule()
         self.schedule = schedule
         self.launches: list[str] = []
 
@@ -74,15 +80,38 @@ class EmulatedDevice:
 
         return launch
 
+    def active(self) -> Any:
+        return nullcontext()
+
+    def memory(self) -> tuple[int, int]:
+        return 1 << 33, 1 << 34
+
+    def pinned(self, words: int) -> Any:
+        return np.empty(words, np.int64)
+
+    def copy_later(self, to: Any, pinned: Any) -> None:
+        to.set(pinned)
+
+    def event(self) -> Event:
+        return _Done()
+
     def gemm(self, out: Any, a: Any, b: Any, beta: float) -> None:
         total = a.held @ b.held
         out.held[...] = total if beta == 0 else total + beta * out.held
 
 
+class _Done:
+    """An event of a device that has always done everything."""
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
 def emulated(schedule: int = 0) -> Backend:
     """The backend of the CUDA kernels, on a device of its own."""
     device = EmulatedDevice(schedule)
-    return Backend("cuda", device.xp, CudaKernels(device))
+    return Backend("cuda", device.xp, cast(Kernels, CudaKernels(device)), device)
 
 
 def _parameters(source: str, entry: str) -> list[str]:

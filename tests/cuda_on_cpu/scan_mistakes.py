@@ -31,6 +31,7 @@ MISTAKES = [
     ("the last chunk is left out", "  while (low < high) {", "  while (low < high - 1) {"),
     ("chunks are looked for by floor, not ceiling",
      "low = (offset + CHUNK - 1) / CHUNK", "low = offset / CHUNK + 1"),
+    ("chunks are looked for beyond the last", "  if (high > chunks) high = chunks;\n", ""),
     ("the time of a chunk lacks its last token",
      "    drive[t] *= step[t];\n    time += step[t];",
      "    drive[t] *= step[t];\n    if (t < CHUNK - 1) time += step[t];"),
@@ -42,8 +43,8 @@ MISTAKES = [
      "    for (int n",
      "    load_tile(C, bc + states, bc_row, chunk, count);\n    __syncthreads();\n    for (int n"),
     ("the row stride of u is forgotten",
-     "const real x = there ? u[(chunk.first + t) * u_row + c] : real(0);",
-     "const real x = there ? u[(chunk.first + t) * channels + c] : real(0);"),
+     "u_of = column_of(u, u_row, chunk, c);\n  const auto z_of",
+     "u_of = column_of(u, channels, chunk, c);\n  const auto z_of"),
     ("eight chunks ahead, then nine", "k < last; k += AHEAD)", "k < last; k += AHEAD + 1)"),
     # Barriers.
     ("a tile is overwritten while others read it",
@@ -79,7 +80,7 @@ MISTAKES = [
     ("the bias's gradient without the slope", "bias_total += dstep", "bias_total += dexponent[t]"),
     ("dD of the gated gradient's square", "skip_total += dy[t] * x", "skip_total += dy[t] * dy[t]"),
     ("silu's slope with the wrong sign",
-     "(real(1) + gate * (real(1) - s))", "(real(1) - gate * (real(1) - s))"),
+     "(real(1) + gate[t] * (real(1) - s))", "(real(1) - gate[t] * (real(1) - s))"),
     ("dA_log is dA", "dA_log[i] = total * -exp(A_log[i])", "dA_log[i] = total"),
     ("dA_log transposed",
      "column % channels * states + column / channels", "column"),
@@ -93,7 +94,7 @@ MISTAKES = [
 ]  # fmt: skip
 
 # Several chunks in flight, short sequences between, two blocks of channels, two tiles of states.
-SIZES = [((20, 1, 18, 150), 130, 18), ((15, 33, 16), 37, 3)]
+SIZES = [((20, 1, 18, 150), 130, 18), ((15, 33, 16), 37, 3), ((16,) * 12, 5, 3)]
 
 
 def check(schedules: Sequence[int]) -> None:
