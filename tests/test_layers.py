@@ -32,7 +32,7 @@ LAYERS = [
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
     " plots continual memory rundir starting training conversion dataset_statistics dataset_editing"
     " redaction retrieval contrastive texts search suggestions ceilings op_profile events run"
-    " run_state resume saving telling trace",
+    " run_state resume saving telling trace model_diff",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]
