@@ -85,6 +85,9 @@ def command(
     if other is not None and (backend or dtype):
         raise UsageError("--backend and --dtype say which run is checked: they go without OTHER")
 
+    if step and (backend or "cpu").startswith("cuda"):
+        raise UsageError("--step: the decoder reads on the CPU: --backend cpu or reference")
+
     from calmgrad.model import load_model
 
     model = load_model(model_path or data_folder() / "user.cwgt")

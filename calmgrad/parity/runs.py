@@ -58,7 +58,7 @@ def update_dump(
     return Dump(arrays, settings | {"lr": float(options.get("lr", 1e-4)), "update": 1})
 
 
-def step_dump(config: ModelConfig, weights: Array, batch: Batch, backend: backends.Name) -> Dump:
+def step_dump(config: ModelConfig, weights: Array, batch: Batch, backend: str) -> Dump:
     """What the decoder gives that reads one token at a time, as `generate` does.
 
     It tells its logits, and of each layer what goes into the convolution.

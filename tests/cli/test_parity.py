@@ -145,7 +145,7 @@ def test_wrong_uses_get_one_line(
         (("parity", "m.cwgt", *given, "--step"), 2, "expected one of them"),
         (("parity", *given, "--parameter", "x"), 2, "goes with OTHER"),
         (("parity", "m.cwgt", *given, "--dtype", "float64"), 2, "go without OTHER"),
-        (("parity", *given, "--backend", "abacus"), 2, "expected reference or cpu"),
+        (("parity", *given, "--backend", "abacus"), 2, "expected reference, cpu, cuda"),
         (("parity", *given, "--rows", "5-x"), 2, "expected numbers as 0-3"),
         (("parity", *given, "--rows", "70"), 2, "has 62 sequences"),
         (("parity", *given, "--rows", "61"), 2, "900 tokens, the model takes 200"),
