@@ -77,7 +77,7 @@ class Scan {
       return el("div", { class: "lane" }, told, el("div", {}, map.box, map.read));
     }), folded("As a table", () => this.table()));
     this.rule();
-    this.read.textContent = "Time runs to the right. Hover to read a token's values; click to choose the token.";
+    this.read.textContent = "Time runs to the right. Point at a token to read its values; a click chooses it.";
   }
 
   say(position) {
