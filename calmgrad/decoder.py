@@ -121,8 +121,8 @@ class Decoder:
         dt_b_c = take((length, rank + 2 * c.d_state))
         checkpoints = take((packing.chunks, c.d_state, di))
         need = [
-            k.causal_conv1d_workspace(di, c.d_conv),
-            k.selective_scan_workspace(di, c.d_state),
+            k.causal_conv1d_workspace(length, di, c.d_conv),
+            k.selective_scan_workspace(length, packing.chunks, di, c.d_state),
         ]
         work = take((max(need),))
         k.embedding_forward(x, p["token_emb.weight"], tokens)
@@ -137,7 +137,7 @@ class Decoder:
             k.selective_scan_forward(
                 gated, y, dt, checkpoints, u, xz[:, di:], dt_b_c[:, rank:],
                 p[f"{mixer}.dt_proj.bias"], p[f"{mixer}.A_log"], p[f"{mixer}.D"],
-                packing.offsets, work,
+                packing.offsets, packing.chunk_offsets, work,
             )  # fmt: skip
             kept = min(c.d_conv, length - 1)
             self._conv[layer, :kept, :di] = xz[:-1, :di][::-1][:kept]

@@ -19,6 +19,10 @@ class UsageError(CalmgradError):
     exit_code = 2
 
 
+class DeviceError(UsageError):
+    """A device that is not there, or lacks what it takes to be used."""
+
+
 class FileError(CalmgradError):
     """A file that is missing, cannot be read or does not hold what it should."""
 

@@ -3,32 +3,31 @@
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import backend as backends
+from calmgrad.backend import Backend, to_numpy
 from calmgrad.config import ModelConfig, resolve
+from calmgrad.cutting import Shard, pack_targets
 from calmgrad.decoder import Decoder
+from calmgrad.devices import resolve as resolve_device
 from calmgrad.domains import metadata_for
 from calmgrad.formats import cwgt
 from calmgrad.formats.pairs import tokens as text_tokens
 from calmgrad.generation import Completion, Fields, OnToken, Stops, generate, prompt_tokens
+from calmgrad.kernels.cuda.device import Precision
 from calmgrad.layout import initial_weights, views
+from calmgrad.mirror import Mirror
 from calmgrad.packing import Packing
 from calmgrad.prompt import stop_patterns
 from calmgrad.sampling import resolve as resolve_sampling
-from calmgrad.shards import (
-    Head,
-    Runner,
-    Shard,
-    embedding_head,
-    logits_head,
-    loss_head,
-    pack_targets,
-)
+from calmgrad.shards import Head, Runner, embedding_head, logits_head, loss_head
 
 Tokens = Sequence[int] | NDArray[Any]
 Text = str | bytes
@@ -44,7 +43,7 @@ def checked_tokens(tokens: Tokens, config: ModelConfig, what: str = "tokens") ->
     Raises:
         ValueError: no tokens, or one outside the vocabulary.
     """
-    array = np.asarray(tokens)
+    array = np.asarray(to_numpy(tokens) if hasattr(tokens, "__cuda_array_interface__") else tokens)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{what}: shape {array.shape}, expected (n,) with n at least 1")
     if array.dtype.kind not in "iu":
@@ -80,24 +79,84 @@ def checked_sequence(
 class Model:
     """A CALM model.
 
+    While a trainer works on a GPU, weights and EWC data are there too. Then each of the buffers
+    below is brought up to date when it is asked for, and what one writes into it counts from the
+    next step on; to read or write after a step, ask anew (docs/cuda.md).
+
     Attributes:
         config: its sizes.
-        weights: the one flat float32 buffer, (param_count,).
-        parameters: name -> view into it, in file order.
+        flat: the buffers below, and their copies on a device.
         metadata, sampler: domain, template, stop conditions; how it wants to be sampled.
-        fisher, anchor: EWC data, flat buffers in file order, or None.
     """
 
     def __init__(self, data: cwgt.Weights) -> None:
         self.config = data.config
-        self.weights = data.weights
-        self.parameters: dict[str, NDArray[np.float32]] = views(data.config, data.weights)
+        self.flat = Mirror(weights=data.weights, fisher=data.fisher, anchor=data.anchor)
+        self._parameters: dict[str, NDArray[np.float32]] = views(data.config, data.weights)
         self.metadata = data.metadata
         self.sampler = data.sampler
-        self.fisher = data.fisher
-        self.anchor = data.anchor
+        self._backend: Backend | None = None  # of forward passes; None: the CPU's
         self._runner: Runner | None = None
         self._decoder: Decoder | None = None
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """The one flat float32 buffer, (param_count,); assigning copies into it."""
+        weights: NDArray[np.float32] = self.flat.host("weights")
+        return weights
+
+    @weights.setter
+    def weights(self, values: NDArray[np.float32]) -> None:
+        self.weights[...] = values
+
+    @property
+    def parameters(self) -> dict[str, NDArray[np.float32]]:
+        """Name -> view into the weights, in file order."""
+        self.flat.host("weights")
+        return self._parameters
+
+    @property
+    def fisher(self) -> NDArray[np.float32] | None:
+        """Fisher diagonal, a flat buffer in file order, or None."""
+        fisher: NDArray[np.float32] | None = self.flat.host("fisher")
+        return fisher
+
+    @fisher.setter
+    def fisher(self, array: NDArray[np.float32] | None) -> None:
+        self.flat.replace("fisher", array)
+
+    @property
+    def anchor(self) -> NDArray[np.float32] | None:
+        """The weights that EWC pulls towards, a flat buffer in file order, or None."""
+        anchor: NDArray[np.float32] | None = self.flat.host("anchor")
+        return anchor
+
+    @anchor.setter
+    def anchor(self, array: NDArray[np.float32] | None) -> None:
+        self.flat.replace("anchor", array)
+
+    def to(self, device: str, matmul_precision: Precision = "float32") -> Self:
+        """Make `logits`, `loss`, `embed` and evaluations compute on a device, from now on.
+
+        A GPU pays off for many sequences at once. `generate` stays on the CPU, and a Trainer
+        has a device of its own.
+
+        Args:
+            device: "cpu", "cuda", "cuda:1" or "auto", as of Trainer.
+            matmul_precision: of a GPU's products: "float32", "tf32" or "bf16".
+
+        Raises:
+            DeviceError: what the device lacks.
+        """
+        backend = backends.load(resolve_device(device).name, matmul_precision)
+        self.close()
+        self._backend = backend
+        return self
+
+    @property
+    def device(self) -> str:
+        """Where forward passes compute, in half a line."""
+        return "cpu" if self._backend is None else self._backend.told
 
     def logits(self, tokens: Tokens) -> NDArray[np.float32]:
         """(n, vocab) logits of one sequence; of more than l_max tokens, of the last l_max."""
@@ -208,8 +267,9 @@ class Model:
         if stop is None:
             stop = stop_patterns(self.metadata.stop_conditions) if as_text else []
         patterns = [p.encode() if isinstance(p, str) else p for p in stop]
-        if self._decoder is None or self._decoder.weights is not self.weights:
-            self._decoder = Decoder(config, self.weights)
+        weights = self.weights  # up to date
+        if self._decoder is None:
+            self._decoder = Decoder(config, weights)
         self._decoder.refresh()
         with backends.one_blas_thread(), backends.silent_overflow():
             return generate(
@@ -235,7 +295,7 @@ class Model:
         """Free what forward passes use; the weights stay."""
         self._decoder = None
         if self._runner is not None:
-            self._runner.close()
+            self._end(self._runner)
             self._runner = None
 
     def __enter__(self) -> Self:
@@ -252,11 +312,32 @@ class Model:
         output: NDArray[np.float32] = self._workers().run([shard], head)[0]
         return output
 
+    @contextmanager
+    def runner(self, threads: int | None = None) -> Iterator[Runner]:
+        """Workers over the weights for many forward passes; on the device of `to`."""
+        runner = self._new_runner(threads)
+        try:
+            yield runner
+        finally:
+            self._end(runner)
+
     def _workers(self, threads: int | None = None) -> Runner:
-        if self._runner is None or (threads is not None and threads != self._runner.threads):
+        if self._runner is None or threads not in (None, self._runner.threads):
             self.close()
-            self._runner = Runner(backends.load("cpu"), self.config, self.weights, threads)
+            self._runner = self._new_runner(threads)
         return self._runner
+
+    def _new_runner(self, threads: int | None) -> Runner:
+        backend = self._backend or backends.load("cpu")
+        runner = Runner(backend, self.config, partial(self.flat.on, backend, "weights"), threads)
+        if backend.device is not None:
+            self.flat.attach(backend)
+        return runner
+
+    def _end(self, runner: Runner) -> None:
+        runner.close()
+        if runner.backend.device is not None:
+            self.flat.detach()
 
     def _sequence(self, item: Input, what: str) -> NDArray[np.int64]:
         if isinstance(item, Text):

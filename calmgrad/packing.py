@@ -15,12 +15,18 @@ class Packing:
     Attributes:
         offsets: (B + 1,) int64; sequence b is rows offsets[b] to offsets[b+1] - 1.
         pos: (T,) int64; number of earlier tokens in the same sequence.
-        chunks: number of saved scan states, one for every 16 tokens begun in a sequence.
+        chunk_offsets: (chunks + 1,) int64; a sequence is cut into chunks of 16 tokens, the last
+            one shorter. Chunk k is rows chunk_offsets[k] to chunk_offsets[k+1] - 1.
     """
 
     offsets: Array
     pos: Array
-    chunks: int
+    chunk_offsets: Array
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks: of saved scan states."""
+        return len(self.chunk_offsets) - 1
 
     @classmethod
     def of(cls, lengths: Sequence[int], xp: object = np) -> "Packing":
@@ -35,7 +41,8 @@ class Packing:
         offsets = np.zeros(sizes.size + 1, np.int64)
         np.cumsum(sizes, out=offsets[1:])
         pos = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
-        chunks = int((-(-sizes // CHUNK)).sum())
+        chunk_offsets = np.append(np.flatnonzero(pos % CHUNK == 0), pos.size)
+        arrays = [offsets, pos, chunk_offsets]
         if xp is not np:
-            offsets, pos = xp.asarray(offsets), xp.asarray(pos)  # type: ignore[attr-defined]
-        return cls(offsets, pos, chunks)
+            arrays = [xp.asarray(array) for array in arrays]  # type: ignore[attr-defined]
+        return cls(*arrays)

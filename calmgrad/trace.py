@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from calmgrad import backend as backends
 from calmgrad.backend import Backend, to_numpy
 from calmgrad.config import ModelConfig
+from calmgrad.cutting import asked, target_shares, targets_of
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import views
 from calmgrad.model import Tokens, checked_sequence
 from calmgrad.network import Parameters, logits, token_losses
 from calmgrad.ops.cross_entropy import cross_entropy
 from calmgrad.packing import Packing
-from calmgrad.shards import target_shares, targets_of
 from calmgrad.tape import Step, Tape, Tensor
 
 _Head = Callable[[Parameters, ModelConfig, "Batch"], Tensor]
@@ -215,7 +215,7 @@ def _every_position(p: Parameters, config: ModelConfig, batch: Batch) -> Tensor:
 
 
 def _as_trained(p: Parameters, config: ModelConfig, batch: Batch) -> Tensor:
-    return token_losses(p, config, batch.tokens, batch.packing, batch.targets)
+    return token_losses(p, config, batch.tokens, batch.packing, *asked(batch.targets))
 
 
 class _Watch:

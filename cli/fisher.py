@@ -1,16 +1,15 @@
 """calmgrad fisher"""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from calmgrad.cli.common import (
     data_folder,
+    device_options,
     emit,
     json_option,
     load_finite,
@@ -18,7 +17,11 @@ from calmgrad.cli.common import (
     say,
     threads_option,
 )
+from calmgrad.cli.display import progress
 from calmgrad.errors import usage_errors
+
+if TYPE_CHECKING:
+    from calmgrad.kernels.cuda.device import Precision
 
 
 @click.command("fisher")
@@ -52,6 +55,7 @@ from calmgrad.errors import usage_errors
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw.")
 @threads_option
+@device_options("auto")
 @json_option
 def command(
     model_path: str | None,
@@ -60,6 +64,8 @@ def command(
     max_sequences: int | None,
     seed: int,
     threads: int | None,
+    device: str,
+    matmul_precision: "Precision",
     as_json: bool,
 ) -> None:
     """Find out which weights matter for a data set, and store that in the model.
@@ -84,7 +90,15 @@ def command(
     if model.fisher is not None:
         say("note     the Fisher data that the model has are replaced")
     began = time.perf_counter()
-    with usage_errors(), Trainer(model, threads=threads) as trainer, progress() as report:
+    with (
+        usage_errors(),
+        Trainer(
+            model, threads=threads, device=device, matmul_precision=matmul_precision
+        ) as trainer,
+        progress("fisher", "sequences") as report,
+    ):
+        if trainer.device.index is not None:
+            say(f"device   {trainer.told}")
         count = set_fisher(trainer, datasets, report)
         trainer.save(target)
     seconds = time.perf_counter() - began
@@ -100,27 +114,3 @@ def command(
         "without_effect": int((model.fisher == 0).sum()),
     }
     emit(values | ({"seconds": round(seconds, 3)} if as_json else {}), as_json)
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[int, int], Any]]:
-    """What shows the sequences done: a bar on a terminal, else a line every ten seconds."""
-    import sys
-
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("fisher", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    last = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            say(f"         {done:,} of {total:,} sequences")
-
-    yield report

@@ -2,7 +2,8 @@
 
 Letters: T tokens of all packed sequences, B sequences, C channels (d_inner), N d_state,
 K d_conv, V vocabulary, D d_model. `pos` (T,) int64 counts the tokens before t in its own
-sequence; `offsets` (B + 1,) int64 is where each sequence begins. Formulas stand in
+sequence; `offsets` (B + 1,) int64 is where each sequence begins, `chunk_offsets` (chunks + 1,)
+int64 where each chunk of (at most) 16 tokens of a sequence does. Formulas stand in
 `calmgrad/ops/<op>.py`. Every output is overwritten unless its name is followed by "adds".
 """
 
@@ -40,7 +41,9 @@ class Kernels(Protocol):
         """out = a @ b, plus `add` (not `out` itself) if given; `a` and `b` may be transposed."""
         ...
 
-    def causal_conv1d_workspace(self, channels: int, taps: int) -> int: ...
+    # Elements of scratch memory, `work`, that an op needs.
+
+    def causal_conv1d_workspace(self, tokens: int, channels: int, taps: int) -> int: ...
 
     def causal_conv1d_forward(
         self, y: Array, x: Array, weight: Array, pos: Array, work: Array
@@ -57,14 +60,16 @@ class Kernels(Protocol):
         work: Array,
     ) -> None: ...
 
-    def selective_scan_workspace(self, channels: int, states: int) -> int: ...
+    def selective_scan_workspace(
+        self, tokens: int, chunks: int, channels: int, states: int
+    ) -> int: ...
 
     def selective_scan_forward(
         self,
         out: Array,
         y: Array,
         dt: Array,  # in: before bias and softplus; out: after
-        checkpoints: Array,  # (chunks, N, C): the state before tokens 0, 16, 32, … of a sequence
+        checkpoints: Array,  # (chunks, N, C): the state before each chunk
         u: Array,
         z: Array,
         bc: Array,
@@ -72,6 +77,7 @@ class Kernels(Protocol):
         A_log: Array,
         D: Array,
         offsets: Array,
+        chunk_offsets: Array,
         work: Array,
     ) -> None: ...
 
@@ -94,8 +100,11 @@ class Kernels(Protocol):
         A_log: Array,
         D: Array,
         offsets: Array,
+        chunk_offsets: Array,
         work: Array,
     ) -> None: ...
+
+    def layer_norm_workspace(self, tokens: int, channels: int) -> int: ...
 
     def layer_norm_forward(
         self, y: Array, mean: Array, rstd: Array, x: Array, weight: Array, bias: Array, eps: float
@@ -112,6 +121,7 @@ class Kernels(Protocol):
         rstd: Array,
         weight: Array,
         accumulate: bool,
+        work: Array,
     ) -> None: ...
 
     def gelu_forward(self, y: Array, x: Array) -> None: ...
@@ -127,6 +137,10 @@ class Kernels(Protocol):
         tokens: Array,
     ) -> None: ...
 
+    def select_rows_forward(self, y: Array, x: Array, rows: Array) -> None: ...
+
+    def select_rows_backward(self, dx: Array, dy: Array, rows: Array) -> None: ...
+
     def cross_entropy_forward(
         self, nll: Array, lse: Array, logits: Array, targets: Array
     ) -> None: ...
@@ -138,6 +152,12 @@ class Kernels(Protocol):
     def pool_forward(self, y: Array, x: Array, offsets: Array, last: bool) -> None: ...
 
     def pool_backward(self, dx: Array, dy: Array, offsets: Array, last: bool) -> None: ...
+
+    def l2_normalize_forward(self, y: Array, norm: Array, x: Array, eps: float) -> None: ...
+
+    def l2_normalize_backward(
+        self, dx: Array, dy: Array, y: Array, norm: Array, eps: float
+    ) -> None: ...
 
     def squared_norm(self, x: Array) -> float:
         """Sum of squares, in float64."""

@@ -10,9 +10,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from calmgrad.backend import NAMES, Backend, load
+from calmgrad import nvidia
+from calmgrad.backend import Backend
+
+pytest_plugins = ["pytest_calmgrad"]  # in a checkout that is not installed, too
 
 ROOT = Path(__file__).parents[1]
+
+if nvidia.driver().devices:  # "auto" means the CPU, also where there is a GPU
+    os.environ.setdefault("CALMGRAD_DEVICE", "cpu")
 
 # The first call of a kernel compiles it, which takes seconds; hence no deadlines.
 UNHURRIED = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -25,10 +31,10 @@ settings.register_profile(
 settings.load_profile(os.environ.get("CALMGRAD_TEST_PROFILE", "default"))
 
 
-@pytest.fixture(params=NAMES, scope="session")
-def backend(request: pytest.FixtureRequest) -> Backend:
+@pytest.fixture(scope="session")
+def backend(calm_backend: Backend) -> Backend:
     """Each backend in turn."""
-    return load(request.param)
+    return calm_backend
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,11 @@ def test_definition(lengths: list[int]) -> None:
         pos.extend(range(n))
     np.testing.assert_array_equal(packing.offsets, offsets)
     np.testing.assert_array_equal(packing.pos, pos)
-    assert packing.offsets.dtype == packing.pos.dtype == np.int64
-    assert packing.chunks == len([p for p in pos if p % 16 == 0])
+    starts = [t for t, p in enumerate(pos) if p % 16 == 0]
+    np.testing.assert_array_equal(packing.chunk_offsets, [*starts, len(pos)])
+    assert packing.chunks == len(starts)
+    dtypes = {packing.offsets.dtype, packing.pos.dtype, packing.chunk_offsets.dtype}
+    assert dtypes == {np.dtype(np.int64)}
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [3, 0, 2], [-1]])
@@ -33,4 +36,4 @@ def test_arrays_live_where_they_are_asked_to() -> None:
             return "there", array
 
     packing = Packing.of([2], xp=Elsewhere)
-    assert packing.offsets[0] == packing.pos[0] == "there"
+    assert packing.offsets[0] == packing.pos[0] == packing.chunk_offsets[0] == "there"

@@ -18,7 +18,7 @@ Call = Callable[[], object]
 
 def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
     """The call of `settings["task"]`, the versions it runs with, and the forecast of memory."""
-    told: dict[str, int] = {}
+    told: dict[str, Any] = {}
     if settings.get("forecast"):
         call = train_with_forecast(settings, told)
     else:
@@ -28,6 +28,10 @@ def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
     from threadpoolctl import threadpool_info
 
     blas = [p for p in threadpool_info() if p["user_api"] == "blas"]
+    if settings["task"] == "train on device" and not settings["rehearsal"]:
+        import cupy
+
+        told["cupy"] = cupy.__version__
     about = {
         **told,
         "calmgrad": calmgrad.__version__,
@@ -43,7 +47,29 @@ def train(settings: dict[str, Any]) -> Call:
     return _train(settings)[1]
 
 
-def train_with_forecast(settings: dict[str, Any], told: dict[str, int]) -> Call:
+def train_on_device(settings: dict[str, Any]) -> Call:
+    """Training steps on the same batch; their losses are read after the last, as in training."""
+    import numpy as np
+
+    if settings["rehearsal"]:  # the tests' stand-in for a GPU
+        from benchmarks.gpu.subject import rehearsal
+
+        rehearsal()
+    trainer, _ = _train(settings)
+    arrays = [np.asarray(tokens, np.int64) for tokens in settings["tokens"]]
+
+    def call() -> dict[str, int]:
+        for _ in range(settings["steps"]):
+            trainer.step_later(arrays, settings["positions"])
+        trainer.collect()
+        if settings["rehearsal"]:
+            return {}
+        return {"device_bytes": trainer.runner.backend.xp.get_default_memory_pool().total_bytes()}
+
+    return call
+
+
+def train_with_forecast(settings: dict[str, Any], told: dict[str, Any]) -> Call:
     """As `train`; tells the bytes in use with all kernels loaded, and what is to come on top.
 
     In the order of calmgrad.train: the trainer, the kernels, the forecast, the first step.
@@ -72,7 +98,8 @@ def _train(settings: dict[str, Any]) -> tuple[calmgrad.Trainer, Call]:
 
     arrays = [np.asarray(tokens, np.int64) for tokens in settings["tokens"]]
     model = calmgrad.new_model(settings["size"], seed=0)
-    options = {"shard_tokens": settings["shard_tokens"]} if "shard_tokens" in settings else {}
+    given = ("shard_tokens", "device", "matmul_precision")
+    options = {name: settings[name] for name in given if name in settings}
     trainer = calmgrad.Trainer(
         model, lr=1e-4, reduction="token", threads=settings["threads"], **options
     )
@@ -252,6 +279,7 @@ def products(config: Any, tokens: int) -> list[Any]:
 
 TASKS: dict[str, Callable[[dict[str, Any]], Call]] = {
     "train": train,
+    "train on device": train_on_device,
     "parts": parts,
     "evaluate": evaluate,
     "embed": embed,

@@ -231,10 +231,12 @@ def _xp(x: Tensor) -> Any:
 
 
 def _tape(op: str, *operands: Operand) -> Tape:
-    for operand in operands:
-        if isinstance(operand, Tensor):
-            return operand.tape
-    raise ValueError(f"{op}: no argument is a Tensor, expected at least one")
+    tapes = {operand.tape for operand in operands if isinstance(operand, Tensor)}
+    if len(tapes) > 1:
+        raise ValueError(f"{op}: the arguments are tensors of {len(tapes)} tapes, expected one")
+    if not tapes:
+        raise ValueError(f"{op}: no argument is a Tensor, expected at least one")
+    return tapes.pop()
 
 
 def _axes(op: str, x: Tensor, axis: Axis) -> tuple[int, ...]:

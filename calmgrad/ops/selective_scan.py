@@ -76,7 +76,7 @@ def selective_scan(
         )
     tape = u.tape
     kernels = tape.backend.kernels
-    size = kernels.selective_scan_workspace(channels, states)
+    size = kernels.selective_scan_workspace(tokens, packing.chunks, channels, states)
     dt_raw, bc = p.value[:, :rank], p.value[:, rank:]
     out = tape.empty(u.shape)
     y = tape.values.take(u.shape)
@@ -86,7 +86,8 @@ def selective_scan(
     with tape.scratch(size) as work:
         kernels.selective_scan_forward(
             out.value, y, dt, checkpoints,
-            u.value, z.value, bc, dt_bias.value, A_log.value, D.value, packing.offsets, work,
+            u.value, z.value, bc, dt_bias.value, A_log.value, D.value,
+            packing.offsets, packing.chunk_offsets, work,
         )  # fmt: skip
 
     inputs = {
@@ -107,7 +108,8 @@ def selective_scan(
                 kernels.selective_scan_backward(
                     du, dz, ddt, dp[:, rank:], ddt_bias, dA_log, dD,
                     out.grad, y, dt, checkpoints,
-                    u.value, z.value, bc, A_log.value, D.value, packing.offsets, work,
+                    u.value, z.value, bc, A_log.value, D.value,
+                    packing.offsets, packing.chunk_offsets, work,
                 )  # fmt: skip
             kernels.matmul(dp[:, :rank], ddt, dt_weight.value.T)
             kernels.matmul(ddt_weight, dt_raw.T, ddt)

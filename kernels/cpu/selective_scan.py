@@ -29,7 +29,7 @@ LN2 = math.log(2)
 GAP = 5 * WIDTH  # where the same row of several arrays is 4096 bytes apart, loads wait for stores
 
 
-def selective_scan_workspace(channels: int, states: int) -> int:
+def selective_scan_workspace(tokens: int, chunks: int, channels: int, states: int) -> int:
     """A2, dA and dh of all channels; states, decays, dB and dC of a chunk of sixteen channels."""
     columns, rows = -(-channels // WIDTH) * WIDTH, -(-states // WIDTH) * WIDTH
     sizes = 3 * states * columns + WIDTH * ((2 * CHUNK + 1) * states + 2 * CHUNK * rows)
@@ -129,6 +129,7 @@ def selective_scan_forward(
     A_log: Array,
     D: Array,
     offsets: Array,
+    chunk_offsets: Array,
     work: Array,
 ) -> None:
     channels, states = A_log.shape
@@ -321,6 +322,7 @@ def selective_scan_backward(
     A_log: Array,
     D: Array,
     offsets: Array,
+    chunk_offsets: Array,
     work: Array,
 ) -> None:
     channels, states = A_log.shape

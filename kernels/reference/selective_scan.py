@@ -7,7 +7,7 @@ import numpy as np
 from calmgrad.kernels.protocol import CHUNK, Array
 
 
-def selective_scan_workspace(channels: int, states: int) -> int:
+def selective_scan_workspace(tokens: int, chunks: int, channels: int, states: int) -> int:
     return 0
 
 
@@ -27,6 +27,7 @@ def selective_scan_forward(
     A_log: Array,
     D: Array,
     offsets: Array,
+    chunk_offsets: Array,
     work: Array,
 ) -> None:
     n = A_log.shape[1]
@@ -62,6 +63,7 @@ def selective_scan_backward(
     A_log: Array,
     D: Array,
     offsets: Array,
+    chunk_offsets: Array,
     work: Array,
 ) -> None:
     n = A_log.shape[1]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from calmgrad.backend import Backend
+from calmgrad.backend import Backend, to_numpy
 from calmgrad.kernels.protocol import Array
+from calmgrad.op_cases import Sizes
 from calmgrad.tape import Tape, Tensor
-from tests.ops.cases import Sizes
+from tests.cuda_on_cpu.memory import each_by_itself
 
 CHANNELS = [1, 2, 5, 15, 16, 17, 37, 64]  # around multiples of the sixteen lanes
 STATES = [1, 2, 3, 15, 16, 17, 40, 255]
@@ -54,6 +55,11 @@ def weights_of(shape: Sequence[int]) -> Array:
     return np.random.default_rng(1).standard_normal(tuple(shape))
 
 
+def on(backend: Backend, array: Array) -> Array:
+    """An array of the host where the backend's are."""
+    return backend.xp.asarray(array)
+
+
 def run(
     backend: Backend,
     fn: Callable[..., Tensor],
@@ -66,20 +72,24 @@ def run(
     NaN fills the memory that ops take, so nothing uninitialised can pass for a number.
     """
     tape = Tape(backend, dtype)
-    for memory in (tape.values, tape.pool.arena):
-        memory.take((1 << 16,)).fill(np.nan)
-        memory.reset()
+    if backend.name == "cuda":
+        each_by_itself(tape)
+    else:
+        for memory in (tape.values, tape.pool.arena):
+            memory.take((1 << 16,)).fill(np.nan)
+            memory.reset()
     leaves = {name: tape.constant(value) for name, value in inputs.items()}
     y = fn(*leaves.values())
     assert y.value.dtype == dtype
-    value = y.value.copy()
-    tape.backward(y, weights_of(y.shape) if weights is None else weights)
+    value = to_numpy(y.value.copy())
+    seed = weights_of(y.shape) if weights is None else weights
+    tape.backward(y, backend.xp.asarray(seed, dtype))
     grads = {}
     for name, leaf in leaves.items():
         gradient = leaf.grad
         assert gradient is not None, f"nothing flowed back to {name}"
         assert gradient.dtype == dtype
-        grads[name] = gradient.copy()
+        grads[name] = to_numpy(gradient.copy())
     return Pass(value, grads)
 
 
@@ -88,7 +98,8 @@ def forward(
 ) -> Array:
     """The value of `fn` of all inputs in order."""
     tape = Tape(backend, dtype, record=False)
-    return fn(*(tape.constant(value) for value in inputs.values())).value.copy()
+    y = fn(*(tape.constant(value) for value in inputs.values()))
+    return to_numpy(y.value.copy())
 
 
 def assert_near(

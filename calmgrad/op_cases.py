@@ -1,4 +1,4 @@
-"""Inputs for every op: what the checks of tests/ops run on. A new op adds its case here."""
+"""Inputs for every op, of any sizes: what gradients are checked on. A new op adds its case here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from calmgrad.kernels.protocol import Array
+from calmgrad.kernels.protocol import Array, ArrayModule
 from calmgrad.ops import basic
 from calmgrad.ops.causal_conv1d import causal_conv1d
 from calmgrad.ops.cross_entropy import cross_entropy
@@ -17,6 +17,7 @@ from calmgrad.ops.l2_normalize import l2_normalize
 from calmgrad.ops.layer_norm import layer_norm
 from calmgrad.ops.linear import linear
 from calmgrad.ops.pool import pool
+from calmgrad.ops.select_rows import select_rows
 from calmgrad.ops.selective_scan import selective_scan
 from calmgrad.packing import Packing
 from calmgrad.tape import Tensor
@@ -50,11 +51,12 @@ class Case:
 
 
 class Draw:
-    """Random arrays of the sizes of one case."""
+    """Random arrays of the sizes of one case; whole numbers where the backend's arrays are."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, xp: ArrayModule = np) -> None:
+        self.xp = xp
         self.rng = np.random.default_rng(sizes.seed)
-        self.packing = Packing.of(sizes.lengths)
+        self.packing = Packing.of(sizes.lengths, xp)
         self.T = sum(sizes.lengths)
         self.C, self.N, self.K, self.R = sizes.channels, sizes.states, sizes.taps, sizes.rank
 
@@ -73,7 +75,7 @@ class Draw:
         """The first is 0; the others are at least `low` and below `high`."""
         result = self.rng.integers(low, high, count)
         result[0] = 0
-        return result
+        return self.xp.asarray(result)
 
 
 Builder = Callable[[Draw], Case]
@@ -131,6 +133,13 @@ def _linear_transposed(d: Draw) -> Case:
 def _embedding(d: Draw) -> Case:
     tokens = d.integers(d.T, 0, d.N)
     return Case(partial(embedding, tokens=tokens), {"table": d.normal(d.N, d.C)})
+
+
+def _select_rows(d: Draw) -> Case:
+    chosen = d.rng.random(d.T) < 0.6
+    chosen[-1], chosen[0] = False, True
+    rows = d.xp.asarray(np.flatnonzero(chosen))
+    return Case(partial(select_rows, rows=rows), {"x": d.normal(d.T, d.C)})
 
 
 def _cross_entropy(d: Draw) -> Case:
@@ -286,10 +295,11 @@ BUILDERS: dict[str, list[Builder]] = {
     "layer_norm.layer_norm": [_layer_norm],
     "linear.linear": [_linear, _linear_residual, _linear_transposed],
     "pool.pool": [_packed(pool), _packed(partial(pool, how="last"))],
+    "select_rows.select_rows": [_select_rows],
     "selective_scan.selective_scan": [_scan],
 }
 
 
-def cases(name: str, sizes: Sizes) -> list[Case]:
-    """All cases of the op `module.function`."""
-    return [build(Draw(sizes)) for build in BUILDERS[name]]
+def cases(name: str, sizes: Sizes, xp: ArrayModule = np) -> list[Case]:
+    """All cases of the op `module.function`, for a backend with the array module `xp`."""
+    return [build(Draw(sizes, xp)) for build in BUILDERS[name]]

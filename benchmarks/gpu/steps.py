@@ -1,0 +1,85 @@
+"""Whole training steps, beside calm-mamba's with its Triton kernels; they take turns."""
+
+from statistics import median
+from typing import Any
+
+from benchmarks.batches import batch_of, lengths_of
+from benchmarks.contestants import Contestant, WorkerFailed, race
+from benchmarks.gpu.subject import Failed, Subject
+from benchmarks.gpu.timings import SHAPES, SIZES
+from benchmarks.options import Options
+
+SECONDS = 6.0  # for a row, after the first call of each, which compiles kernels
+STEPS = 10  # in a call: calmgrad reads their losses at the end, calm-mamba each at once
+Results = dict[str, Any]
+
+
+def run(subject: Subject) -> Results:
+    """A row for each model size and batch; calm-mamba in mixed precision and in float32."""
+    if subject.peer is None:
+        note = "without calm-mamba: --peer was not given"
+    else:
+        note = "on the CPU, for a rehearsal" if subject.emulated else ""
+    options = Options(peer=subject.peer)
+    rows: list[Results] = []
+    failed = []
+    for size in SIZES[:1] if subject.emulated else SIZES:
+        for shape in ("2x9",) if subject.emulated else SHAPES:
+            try:
+                rows.append(_row(subject, options, size, shape))
+            except WorkerFailed as failure:
+                failed.append(f"{size} {shape}: {failure}")
+    found = {"note": note, "versions": options.versions, "rows": rows}
+    if failed:
+        raise Failed("; ".join(failed), **found)
+    return found
+
+
+def _row(subject: Subject, options: Options, size: str, shape: str) -> Results:
+    steps = 1 if subject.emulated else STEPS
+    settings = {"size": size, "threads": 1, "steps": steps, **batch_of(shape)}
+    ours = settings | {"device": subject.name, "rehearsal": subject.emulated}
+    contestants = [
+        options.calmgrad(
+            "train on device", ours | {"matmul_precision": precision}, 1, f"calmgrad {precision}"
+        )
+        for precision in ("float32", "tf32")
+    ]
+    if options.peer is not None:
+        contestants += _calm_mamba(subject, options.peer, settings)
+    if subject.emulated:
+        race(contestants, 0.0, least=1, most=1)
+    else:
+        race(contestants, SECONDS, least=3, most=50)
+    options.note_versions(contestants)
+    row: Results = {"size": size, "shape": shape, "tokens": sum(lengths_of(shape))}
+    for contestant in contestants:
+        row[contestant.name] = _per_step(contestant, steps)
+    for theirs in contestants[2:] if not subject.emulated else ():
+        for mine in contestants[:2]:
+            ratio = row[theirs.name]["ms_median"] / row[mine.name]["ms_median"]
+            row[f"{mine.name} over {theirs.name}"] = ratio
+    return row
+
+
+def _per_step(contestant: Contestant, steps: int) -> Results:
+    seconds = [x / steps for x in contestant.seconds]
+    return {
+        "ms_best": 1e3 * min(seconds),
+        "ms_median": 1e3 * median(seconds),
+        "calls": len(seconds),
+        "steps_in_a_call": steps,
+        "first_call_s": contestant.first,
+        **contestant.told,
+    }
+
+
+def _calm_mamba(subject: Subject, python: str, settings: Results) -> list[Contestant]:
+    device = "cpu" if subject.emulated else subject.name
+    return [
+        Contestant(
+            f"calm-mamba {name}", "run_calm_mamba.py", python,
+            {"task": "train", **settings, "device": device, "amp": amp},
+        )
+        for name, amp in (("AMP", True), ("float32", False))
+    ]  # fmt: skip

@@ -1,0 +1,91 @@
+"""From a kernel's name to its launch: source files, types, arguments."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calmgrad.kernels.cuda.device import Device, Function, Triple
+from calmgrad.kernels.protocol import CHUNK, Array
+
+WARP = 32
+WARPS = 8  # of a block where a warp takes a row
+REALS = {"float32": "float", "float64": "double"}
+FOLDER = Path(__file__).parent
+
+
+@cache
+def source(op: str, dtype: str) -> str:
+    """The CUDA source of an op for one type: constants, common.cuh, <op>.cu."""
+    constants = f"typedef {REALS[dtype]} real;\n#define CHUNK {CHUNK}\n"
+    return constants + "".join(
+        f'#line 1 "{name}"\n' + (FOLDER / name).read_text(encoding="utf-8")
+        for name in ("common.cuh", f"{op}.cu")
+    )
+
+
+def blocks(count: int, size: int) -> int:
+    """How many blocks of `size` hold `count`."""
+    return -(-count // size)
+
+
+def row(x: Array) -> int:
+    """Elements from one row of a matrix to the next.
+
+    Raises:
+        ValueError: the columns do not lie side by side.
+    """
+    if x.shape[1] > 1 and x.strides[1] != x.itemsize:
+        raise ValueError(f"strides {x.strides}: the columns of a matrix must lie side by side")
+    return int(x.strides[0] // x.itemsize)
+
+
+def flat(x: Array) -> Array:
+    """`x`, for a kernel that sees all its elements in a row.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not x.flags.c_contiguous:
+        raise ValueError(f"strides {x.strides}: the elements must lie side by side")
+    return x
+
+
+class Launcher:
+    """What the launchers of all ops share. Each op's are a class that derives from this one.
+
+    A kernel's parameters are pointers, `index_t` (long long), `real` (float or double, the type of
+    the arrays) and `double`; `launch` passes arrays, whole numbers, floats and np.float64 for
+    them, in order.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._functions: dict[tuple[str, str, str], Function] = {}
+
+    def launch(
+        self, op: str, entry: str, grid: Triple, block: Triple, dtype: Any, *arguments: Any
+    ) -> None:
+        """Run the kernel `entry` of <op>.cu for arrays of `dtype`.
+
+        Nothing happens where the grid is empty.
+        """
+        if 0 in grid:
+            return
+        key = (op, entry, dtype.name)
+        if key not in self._functions:
+            self._functions[key] = self.device.function(source(op, dtype.name), entry)
+        self._functions[key](grid, block, [_typed(x, dtype) for x in arguments])
+
+    def launch_rows(self, op: str, entry: str, rows: int, dtype: Any, *arguments: Any) -> None:
+        """As `launch`, with a warp for each row."""
+        self.launch(op, entry, (blocks(rows, WARPS), 1, 1), (WARP, WARPS, 1), dtype, *arguments)
+
+
+def _typed(x: Any, dtype: Any) -> Any:
+    if isinstance(x, np.generic):  # a double is a float of Python's, too
+        return x
+    if isinstance(x, float):
+        return dtype.type(x)
+    return np.int64(x) if isinstance(x, int) else x
