@@ -54,7 +54,7 @@ class Site:
             return target
         wanted = posixpath.normpath(posixpath.join(posixpath.dirname(file), path))
         here = posixpath.dirname(name_of(file))
-        if wanted.endswith(".svg"):
+        if wanted.endswith((".svg", ".png")):
             return posixpath.relpath(wanted.removeprefix("docs/"), here or ".")
         if is_page(wanted):
             name = name_of(wanted)
@@ -154,7 +154,7 @@ def arrange(folder: Path, run: Callable[[Path], str] = notebooks.to_markdown) ->
     """
     shutil.rmtree(folder, ignore_errors=True)
     site = Site(folder)
-    for picture in DOCS.rglob("*.svg"):
+    for picture in [*DOCS.rglob("*.svg"), *DOCS.rglob("*.png")]:
         if "_build" not in picture.parts:
             (folder / picture.relative_to(DOCS)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(picture, folder / picture.relative_to(DOCS))
