@@ -19,7 +19,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import about, build, gradients, kernels, network, sanitizer, steps, timings
+from benchmarks.gpu import (
+    about,
+    build,
+    gradients,
+    kernels,
+    network,
+    precision,
+    sanitizer,
+    steps,
+    timings,
+)
 from benchmarks.gpu.subject import Failed, Subject, rehearsal
 from benchmarks.options import ROOT
 from benchmarks.result_files import write
@@ -32,6 +42,7 @@ PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "gradcheck": gradients.run,
     "golden": network.golden,
     "parity": network.parity,
+    "precision": precision.run,
     "determinism": network.determinism,
     "sanitizer": sanitizer.run,
     "timings": timings.run,

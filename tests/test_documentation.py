@@ -9,6 +9,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,9 @@ import calmgrad
 from calmgrad import settings
 from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
+from calmgrad.formats import tensors
+from calmgrad.formats.dump import write as write_dump
+from calmgrad.parity.runs import pass_dump
 from calmgrad.search import Index
 from docs import draw
 
@@ -39,6 +44,7 @@ NOT_RUN = {
     "cd ": "goes with git clone",
     "python -m benchmarks": "needs calm-mamba, or takes long: tests/test_benchmarks.py",
     "calmgrad verify-resume": "runs seven processes: tests/cli/test_verify_resume.py does",
+    "calmgrad parity --peer": "needs calm-mamba: tests/cli/test_parity.py has a stand-in",
     "calmgrad tr<TAB>": "keys to press: tests/cli/test_completion.py presses them",
 }
 # What makes a command short; click takes the last value of an option.
@@ -47,6 +53,7 @@ SHORT = {
     "contrastive": ["--max-steps", "2"],
     "demo": ["--steps", "1"],
     "benchmark": ["-s", "nano", "--seconds", "0.01"],
+    "gradcheck": ["--op", "gelu", "--tokens", "24"],
 }
 # Where a text stands, how it begins, and the files it is.
 TEXTS = {
@@ -56,6 +63,8 @@ TEXTS = {
     ("dictionary.md", "<WORD>"): ["entries.train.txt", "entries.val.txt"],
     ("prose.md", "<ATN>"): ["paragraphs.train.txt", "paragraphs.val.txt"],
 }
+# Pages whose code is one story; a block that begins with the name of a file becomes that file.
+STORIES = ["write-an-op.md"]
 RECIPES = ("shell", "dictionary", "prose", "netref")
 HISTORY = """\
 #1700000000
@@ -67,7 +76,7 @@ export API_TOKEN=4f9a1c77
 #1700000064
 git push
 """
-LANGUAGES = {"sh", "console", "text", "python", "toml", "yaml", "math"}
+LANGUAGES = {"c", "sh", "console", "text", "python", "toml", "yaml", "math"}
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")  # as in `calmgrad COMMAND --help`
 FLAG = re.compile(r"(?<![\w-])(?:--[a-z][a-z0-9-]*|-[a-zA-Z])(?![\w-])")
 SPAN = re.compile(r"`([^`\n]+)`")
@@ -169,7 +178,11 @@ WITH_PYTHON = list(dict.fromkeys(block.page for block in BLOCKS if block.languag
 
 
 def blocks(language: str) -> list[Any]:
-    return [pytest.param(b, id=b.name) for b in BLOCKS if b.language == language]
+    return [
+        pytest.param(block, id=block.name)
+        for block in BLOCKS
+        if block.language == language and block.page.name not in STORIES
+    ]
 
 
 # --- the folder the documents speak of ------------------------------------------------------------
@@ -215,6 +228,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = calmgrad.new_model(d_model=16, n_layers=1)
     model.save(folder / "model.cwgt")
     write_texts(folder, model)
+    dump = pass_dump(model, sequences[:3], positions[:3])
+    write_dump(folder / "engine.dump", dump, raw=True)
+    dump.arrays["grads"].tofile(folder / "grads.bin")
+    tensors.write(folder / "model.safetensors", model.data())
     with calmgrad.Trainer(model) as trainer:
         trainer.compute_fisher(sequences, positions)
         trainer.save(folder / "base.cwgt")
@@ -297,6 +314,32 @@ def test_python_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str
             code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
             exec(code, given)
             assert bool(capsys.readouterr().out) == ("print(" in block.text), block.name
+
+
+@pytest.mark.parametrize("page", STORIES)
+def test_stories_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace; files of tests by pytest, other files as scripts."""
+    monkeypatch.syspath_prepend(tmp_path)
+    told: dict[str, Any] = {}
+    for block in [b for b in BLOCKS if b.page.name == page and b.language == "python"]:
+        named = re.match(r"# (\w+\.py)\n", block.text)
+        if named is None:
+            exec(compile("\n" * (block.line - 1) + block.text, str(block.page), "exec"), told)
+            continue
+        path = tmp_path / named[1]
+        path.write_text(block.text, encoding="utf-8")
+        if path.name.startswith("test_"):
+            run_python(tmp_path, "-m", "pytest", "-q", "-p", "pytest_calmgrad", path.name)
+        else:
+            run_python(tmp_path, path.name)
+
+
+def run_python(folder: Path, *args: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    done = subprocess.run(
+        [sys.executable, *args], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("block", [*blocks("toml"), *blocks("yaml")])

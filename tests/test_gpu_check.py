@@ -145,7 +145,7 @@ def test_a_kernel_that_does_not_compile_does_not_pass(monkeypatch: pytest.Monkey
 def test_runs_that_differ_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([[1.0], [1.0 + 1e-15]])
     weights = SimpleNamespace(tobytes=lambda: b"same")
-    monkeypatch.setattr(network, "_steps", lambda *_: (next(losses), [], weights))
+    monkeypatch.setattr(network, "steps", lambda *_: (next(losses), [], weights))
     monkeypatch.setattr(network, "_ops_that_differ", lambda _: [])
     with pytest.raises(Failed, match="two runs differ"):
         network.determinism(Subject(emulated=True))
