@@ -113,10 +113,14 @@ def table(name: str, result: dict[str, Any]) -> list[str]:
         ]
     if name == "steps":
         return [
-            f"{r['size']:6} {r['shape']:7} {who:20} {r[who]['ms_median']:9.3f} ms"
+            f"{r['size']:6} {r['shape']:7} {who:20} {found['ms_median']:9.3f} ms"
+            + "".join(
+                f"  {ratio:.1f}x {theirs}"
+                for theirs, ratio in r.get("times_faster", {}).get(who, {}).items()
+            )
             for r in rows
-            for who in r
-            if isinstance(r[who], dict)
+            for who, found in r.items()
+            if isinstance(found, dict) and "ms_median" in found
         ]
     return []
 

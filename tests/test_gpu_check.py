@@ -218,3 +218,17 @@ def test_every_kernel_of_a_step_is_timed() -> None:
     for row in rows:
         assert row["bytes"] > 0, row
         assert row["us_floor"] == pytest.approx(row["of_floor"] * row["us_median"])
+
+
+def test_the_lines_of_whole_steps() -> None:
+    row = {
+        "size": "nano",
+        "shape": "8x768",
+        "tokens": 6144,
+        "calmgrad tf32": {"ms_median": 0.5},
+        "calm-mamba AMP": {"ms_median": 5.0},
+        "times_faster": {"calmgrad tf32": {"calm-mamba AMP": 10.0}},
+    }
+    first, second = gpu_check.table("steps", {"rows": [row]})
+    assert first.split() == "nano 8x768 calmgrad tf32 0.500 ms 10.0x calm-mamba AMP".split()
+    assert second.split() == "nano 8x768 calm-mamba AMP 5.000 ms".split()
