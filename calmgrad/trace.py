@@ -301,7 +301,7 @@ class _Watch:
         if main is not None and any(main is tensor for tensor in self.parameters.values()):
             return parameter.removesuffix(".weight").removesuffix("_weight")
         if step.op == "select_rows":
-            return "targets_only"
+            return "targets_only"  # the rows that have a target
         return f"{step.scope.removesuffix('.ffn')}.{step.op}"
 
     def _input(self, tensor: Tensor) -> Input:
