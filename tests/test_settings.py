@@ -72,6 +72,8 @@ def values_of(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
             return st.lists(values_of(item), max_size=3)
         case msgspec.inspect.BoolType():
             return st.booleans()
+        case msgspec.inspect.StrType(pattern=str(pattern)):
+            return st.from_regex(pattern, fullmatch=True).filter(lambda x: "\n" not in x)
         case msgspec.inspect.StrType(min_length=shortest):
             return st.text(min_size=shortest or 0)
         case msgspec.inspect.IntType(ge=low, le=high):
@@ -549,7 +551,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CALMGRAD_NUM_THREADS", "2.0", "expected whole number, got '2.0'"),
         ("CALMGRAD_NUM_THREADS", "0", "expected at least 1, got 0"),
         ("CALMGRAD_NUM_THREADS", "-1", "expected whole number, got '-1'"),
-        ("CALMGRAD_DEVICE", "tpu", "expected auto or cpu, got 'tpu'"),
+        ("CALMGRAD_DEVICE", "tpu", "expected auto or cpu or cuda or cuda:1, got 'tpu'"),
     ],
 )
 def test_a_bad_variable_is_named(
