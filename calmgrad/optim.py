@@ -80,7 +80,7 @@ class AdamW:
     def update_on_device(self, p: Array, g: Array, control: Array, max_norm: float) -> None:
         kernels: Any = self.backend.kernels
         kernels.judge(control, g, max_norm, self.beta1, self.beta2)
-        for start, stop, decays in segments(self.config):
+        for start, stop, decays in self.segments:
             part = slice(start, stop)
             kernels.adamw_step(
                 p[part], self.m[part], self.v[part], g[part], control,
@@ -115,7 +115,7 @@ class SGD:
     def update_on_device(self, p: Array, g: Array, control: Array, max_norm: float) -> None:
         kernels: Any = self.backend.kernels
         kernels.judge(control, g, max_norm, 0.0, 0.0)
-        for start, stop, decays in segments(self.config):
+        for start, stop, decays in self.segments:
             part = slice(start, stop)
             kernels.sgd_step(p[part], g[part], control, self.weight_decay if decays else 0.0)
 

@@ -213,8 +213,9 @@ class Tape:
         self.backend = load(backend) if isinstance(backend, str) else backend
         self.dtype = dtype
         self.recording = record
-        self.values = Arena(self.backend.xp, dtype)
-        self.pool = Pool(self.backend.xp, dtype)
+        tight = self.backend.device is not None
+        self.values = Arena(self.backend.xp, dtype, tight)
+        self.pool = Pool(self.backend.xp, dtype, tight)
         self.steps: list[Step] = []
         self.scope = ""
         self._gone_back = False

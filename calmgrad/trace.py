@@ -296,7 +296,7 @@ class _Watch:
             return "logits"
         if main is not None and any(main is tensor for tensor in self.parameters.values()):
             return parameter.removesuffix(".weight").removesuffix("_weight")
-        if step.op == "embedding":
+        if step.op == "select_rows":
             return "targets_only"  # the rows that have a target
         return f"{step.scope.removesuffix('.ffn')}.{step.op}"
 

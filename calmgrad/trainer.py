@@ -48,7 +48,7 @@ class Trainer:
             over all targets of the batch; None: as the rules say.
         rules: "c-engine" or "calm-mamba": whose answer counts where they differ (config.Rules).
         threads: shards worked on at once; None: one for each core. Results do not depend on it.
-        device: "cpu"; "cuda" or "cuda:1", a GPU (docs/cuda.md); "auto": what CALMGRAD_DEVICE
+        device: "cpu"; "cuda" or "cuda:1", a GPU (docs/gpu.md); "auto": what CALMGRAD_DEVICE
             says, else a GPU if there is one that can be used.
         matmul_precision: of a GPU's products: "float32"; or "tf32", "bf16", which round factors.
         shard_tokens: about how many tokens a thread works on at a time. (A GPU works on a batch

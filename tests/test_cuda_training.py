@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import calmgrad
 from calmgrad import backend as backends
+from calmgrad import memory
 from calmgrad.errors import DivergedError, OutOfMemoryError
 from calmgrad.gradient_check import gradcheck
 from calmgrad.layout import layout, views
@@ -353,19 +354,30 @@ def test_a_batch_is_one_shard_as_far_as_memory_goes(
 ) -> None:
     gradients = []
     data = batch(0, 400)
-    for memory in (1 << 34, 1 << 20):
-        monkeypatch.setattr(stand_in, "memory", lambda memory=memory: (memory, memory))
+    for room in (1 << 34, 1 << 20):
+        monkeypatch.setattr(stand_in, "memory", lambda room=room: (room, room))
         with calmgrad.Trainer(small(), device="cuda", threads=7) as trainer:
             assert trainer.threads == 1
             shards, _ = trainer.runner.pack_targets(*data)
-            assert (len(shards) == 1) == (memory > 1 << 30)
+            assert (len(shards) == 1) == (room > 1 << 30)
             rows = [row for shard in shards for row in shard.rows]
             assert rows == sorted(rows)
-            assert all(shard.tokens.size <= 1024 for shard in shards if memory < 1 << 30)
+            assert all(shard.tokens.size <= 1024 for shard in shards if room < 1 << 30)
             trainer.step(*data)
             gradients.append(trainer.grads.copy())
     largest = np.abs(gradients[0]).max()
     np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-3, atol=1e-6 * largest)
+
+
+def test_the_forecast_is_what_the_tapes_take(device: EmulatedDevice) -> None:
+    model = small(d_model=32, n_layers=2, d_state=16)
+    sequences = [np.arange(38) for _ in range(4)]
+    with calmgrad.Trainer(model, device="cuda") as trainer:
+        for _ in range(2):
+            trainer.step(sequences, [0] * 4)
+        [worker] = trainer.runner._workers
+        needed = memory.activations(model.config, 4 * 37, 4)
+        assert worker.held() == pytest.approx(needed, rel=0.1)
 
 
 def test_out_of_memory_says_what_would_fit(
