@@ -19,7 +19,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import about, build, gradients, kernels, network, sanitizer, steps, timings
+from benchmarks.gpu import (
+    about,
+    build,
+    gradients,
+    kernels,
+    network,
+    precision,
+    sanitizer,
+    steps,
+    timings,
+)
 from benchmarks.gpu.subject import Failed, Subject, rehearsal
 from benchmarks.options import ROOT
 from benchmarks.result_files import write
@@ -32,6 +42,7 @@ PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "gradcheck": gradients.run,
     "golden": network.golden,
     "parity": network.parity,
+    "precision": precision.run,
     "determinism": network.determinism,
     "sanitizer": sanitizer.run,
     "timings": timings.run,
@@ -102,10 +113,14 @@ def table(name: str, result: dict[str, Any]) -> list[str]:
         ]
     if name == "steps":
         return [
-            f"{r['size']:6} {r['shape']:7} {who:20} {r[who]['ms_median']:9.3f} ms"
+            f"{r['size']:6} {r['shape']:7} {who:20} {found['ms_median']:9.3f} ms"
+            + "".join(
+                f"  {ratio:.1f}x {theirs}"
+                for theirs, ratio in r.get("times_faster", {}).get(who, {}).items()
+            )
             for r in rows
-            for who in r
-            if isinstance(r[who], dict)
+            for who, found in r.items()
+            if isinstance(found, dict) and "ms_median" in found
         ]
     return []
 
