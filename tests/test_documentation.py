@@ -24,6 +24,7 @@ from calmgrad import settings
 from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
 from calmgrad.formats import tensors
+from calmgrad.formats.dump import read as read_dump
 from calmgrad.formats.dump import write as write_dump
 from calmgrad.parity.runs import pass_dump
 from calmgrad.search import Index
@@ -174,15 +175,12 @@ def runnable() -> list[Any]:
     return list(found.values())
 
 
-WITH_PYTHON = list(dict.fromkeys(block.page for block in BLOCKS if block.language == "python"))
+PYTHON = [b for b in BLOCKS if b.language == "python" and b.page.name not in STORIES]
+WITH_PYTHON = list(dict.fromkeys(block.page for block in PYTHON))
 
 
 def blocks(language: str) -> list[Any]:
-    return [
-        pytest.param(block, id=block.name)
-        for block in BLOCKS
-        if block.language == language and block.page.name not in STORIES
-    ]
+    return [pytest.param(b, id=b.name) for b in BLOCKS if b.language == language]
 
 
 # --- the folder the documents speak of ------------------------------------------------------------
@@ -208,6 +206,16 @@ def write_texts(folder: Path, model: calmgrad.Model) -> None:
     (folder / "docs").mkdir()
     for name in ("training.md", "engine.md"):
         shutil.copy(ROOT / "docs" / name, folder / "docs")
+
+
+def write_dumps(folder: Path, model: calmgrad.Model, sequence: list[int]) -> None:
+    """What an engine without mistakes has to say of one sequence."""
+    shutil.copy(folder / "model.cwgt", folder / "trained.cwgt")
+    calmgrad.write_dataset(folder / "one.ctds", [sequence], [1])
+    told = pass_dump(model, [sequence], [1])
+    for name in ("theirs.dump", "ours.dump"):
+        write_dump(folder / name, told, raw=True)
+    told.arrays["grads"].astype("<f4").tofile(folder / "grads.f32")
 
 
 @pytest.fixture(scope="module")
@@ -236,13 +244,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trainer.compute_fisher(sequences, positions)
         trainer.save(folder / "base.cwgt")
     shutil.copy(folder / "base.cwgt", folder / "tuned.cwgt")
+    write_dumps(folder, model, sequences[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         sizes: dict[str, Any] = dict(model="new", d_model=16, n_layers=1)
         calmgrad.train(dataset="train.ctds", max_steps=2, save_dir="runs/nano-1", **sizes)
     for name in ("mini", "demo-1", "history", "lm", *RECIPES):
         shutil.copytree(folder / "runs" / "nano-1", folder / "runs" / name)
-    shutil.copy(folder / "test.ctds", folder / "runs" / "demo-1" / "validation.ctds")
+    validation = folder / "runs" / "demo-1" / "validation.ctds"
+    calmgrad.write_dataset(validation, sequences * 2, positions * 2)
     for block in BLOCKS:
         for (page, tag), names in TEXTS.items():
             if block.page.name == page and block.text.startswith(tag):
@@ -308,8 +318,8 @@ def test_python_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str
         "sequences": sequences,
         "cmd_positions": positions,
     }
-    for block in BLOCKS:
-        if (block.page, block.language) == (page, "python"):
+    for block in PYTHON:
+        if block.page == page:
             # With the line numbers of the page, for tracebacks.
             code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
             exec(code, given)
@@ -548,3 +558,26 @@ def test_links_out_of_the_project_are_known() -> None:
     assert {
         re.sub(r"^https://arxiv\.org/abs/\d{4}\.\d{4,5}$", "arxiv", link) for link in found
     } <= {"arxiv"}
+
+
+def test_c_writes_a_dump(tmp_path: Path) -> None:
+    """The functions of docs/tutorials/debug-a-c-engine.md, compiled."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    page = "debug-a-c-engine.md"
+    (block,) = (b for b in BLOCKS if b.language == "c" and b.page.name == page)
+    main = """
+    int main(void) {
+        float u[6] = {0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 5.0f};
+        FILE *file = dump_begin("c.dump");
+        dump(file, "blocks.0.mixer.u", u, 2, 3);
+        return dump_end(file);
+    }
+    """
+    (tmp_path / "c.c").write_text(block.text + main)
+    words = [compiler, "-Wall", "-Wextra", "-Werror", "-o", "c", "c.c"]
+    subprocess.run(words, cwd=tmp_path, check=True)
+    subprocess.run([tmp_path / "c"], cwd=tmp_path, check=True)
+    (name, array), *more = read_dump(tmp_path / "c.dump").arrays.items()
+    assert (name, array.tolist(), more) == ("blocks.0.mixer.u", [[0, 1, 2], [3, 4, 5]], [])

@@ -18,8 +18,8 @@ from tests.ops.helpers import assert_near, run, weights_of
 @given(packed=packed_sequences())
 def test_definition_and_each_sequence_alone(backend: Backend, how: str, packed: Packed) -> None:
     x, packing = packed
-    weights = weights_of((len(packing.offsets) - 1, x.shape[1]))
     there = Packing.of(np.diff(packing.offsets).tolist(), backend.xp)
+    weights = weights_of((len(packing.offsets) - 1, x.shape[1]))
     done = run(backend, partial(pool, packing=there, how=how), {"x": x}, weights=weights)
     for b, (start, stop) in enumerate(itertools.pairwise(packing.offsets.tolist())):
         rows, n = slice(start, stop), stop - start
