@@ -162,7 +162,8 @@ def check(
         FileError: the dump does not fit the model, or does not tell what it has read.
     """
     graph = build(config)
-    source = from_dump(dump, graph, weights, name)
+    tokens = None if batch is None else len(batch.tokens)
+    source = from_dump(dump, graph, weights, name, tokens)
     chosen = {**source.settings, **(settings or {})}
     reduction = str(chosen.get("reduction", "sequence"))
     if reduction not in ("sequence", "token"):
