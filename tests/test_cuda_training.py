@@ -447,6 +447,7 @@ def test_deep_forward_passes_move_what_is_kept(device: EmulatedDevice) -> None:
 
 def test_what_is_kept_may_overlap_where_it_goes(stand_in: EmulatedDevice) -> None:
     tape = Tape(backends.load("cuda"), record=False)
+    tape.empty((1, 16))
     mark = tape.values.mark()
     tape.empty((1, 16))
     x = tape.empty((5, 16))
