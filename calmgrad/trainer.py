@@ -236,6 +236,7 @@ class Trainer:
         by_token = self.reduction == "token" and not self.rules.equal_parts
         share = np.array([1.0 if by_token else 1 / targets])
         with self._backend.active():
+            self._require_healthy()
             self._update.begin()
             self._update.gradient(self.runner, shards, share, self._gradient())
             loss = self._update.loss()
@@ -257,6 +258,7 @@ class Trainer:
         """
         self._require_open()
         with self._backend.active():
+            self._require_healthy()
             total = self._gradient()
             if self._gathered > 0:
                 total *= np.float32(1 / self._gathered)
@@ -572,12 +574,16 @@ class Trainer:
         """The flat gradient where it is computed, to be changed."""
         return self._flat.on(self._backend, "grads", written=True)
 
-    def _begin(self) -> Array:
-        """Begin a step; its gradient, still 0."""
+    def _require_healthy(self) -> None:
+        """Nothing may be begun after a step that failed, as far as is known."""
         if self._update.waiting >= AHEAD:
             self._settle()
         if self._outcomes:
-            self._outcomes[-1].check()  # nothing may be begun after a step that failed
+            self._outcomes[-1].check()
+
+    def _begin(self) -> Array:
+        """Begin a step; its gradient, still 0."""
+        self._require_healthy()
         self._update.begin()
         total = self._gradient()
         total.fill(0)

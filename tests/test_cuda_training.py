@@ -221,6 +221,23 @@ def test_nothing_begins_after_a_step_that_is_known_to_have_failed(
         assert trainer.updates == 1
 
 
+def test_accumulation_behind_as_many_steps_as_the_device_keeps(stand_in: EmulatedDevice) -> None:
+    found = []
+    for where in ("cpu", "cuda"):
+        model = small()
+        with calmgrad.Trainer(model, device=where) as trainer:
+            for i in range(64):
+                trainer.step_later(*batch(i, 1))
+            trainer.accumulate(*first_of_batch())
+            for i in range(64):
+                trainer.step_later(*batch(i, 1))
+            trainer.accumulate(*first_of_batch())
+            trainer.update()
+            assert len(trainer.collect()) == 128
+            found.append(model.weights.copy())
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
 # --- host and device in step ------------------------------------------------------------------
 
 
