@@ -82,7 +82,7 @@ def _on_host(name: Name) -> Backend:
 @cache
 def _on_device(index: int, precision: Precision) -> Backend:
     device = devices.open_device(index, precision)
-    with device.active():
+    with _active(device):
         kernels = import_module("calmgrad.kernels.cuda").CudaKernels(device)
     return Backend("cuda", device.xp, kernels, device)
 

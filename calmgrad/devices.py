@@ -74,7 +74,9 @@ def open_device(index: int, precision: Precision) -> Device:
     """
     _check_installed()
     with _told():
-        return CupyDevice(precision, index)
+        device = CupyDevice(precision, index)
+        device.memory()  # the first work for it: fails where others hold the GPU, or all its memory
+        return device
 
 
 def _check_installed() -> None:
@@ -131,6 +133,10 @@ def _reason(error: Exception) -> str | None:
             f"{', '.join(cupys)} needs CUDA {wanted}, the NVIDIA driver runs up to"
             f" {driver.cuda[0]}.{driver.cuda[1]}: {nvidia.replace_cupy(cupys, driver.cuda)}"
         )
+    if "DevicesUnavailable" in text:
+        return "another program has the GPU for itself (nvidia-smi shows the compute mode)"
+    if "MemoryAllocation" in text:
+        return "no memory is left on the GPU (nvidia-smi shows which programs hold it)"
     if "NoDevice" in text:
         return "the NVIDIA driver finds no GPU (in a container: docker run --gpus all)"
     return text

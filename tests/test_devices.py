@@ -50,6 +50,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setattr(nvidia, "driver", lambda: driver)
         monkeypatch.setattr(nvidia, "cupy_distributions", lambda: dict.fromkeys(cupys, "14.2.0"))
         monkeypatch.setattr(devices, "find_spec", lambda _: cupys or None)
+        monkeypatch.setattr(CupyDevice, "memory", failing("memory", (1 << 30, 1 << 31)))
         monkeypatch.delenv(devices.ENVIRONMENT, raising=False)
         runtime = SimpleNamespace(
             getDeviceCount=failing("count", driver.devices),
@@ -151,6 +152,20 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
             "cudaErrorUnknown: two lines",
             "",
         ),
+        (
+            GPU,
+            ["cupy-cuda13x"],
+            {"memory": CUDARuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is")},
+            "another program has the GPU for itself",
+            "nvidia-smi",
+        ),
+        (
+            GPU,
+            ["cupy-cuda13x"],
+            {"memory": CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")},
+            "no memory is left on the GPU",
+            "nvidia-smi",
+        ),
     ],
 )
 def test_what_a_gpu_lacks(
@@ -204,6 +219,10 @@ def test_auto_takes_the_cpu_where_none_works_and_says_why(machine: Machine) -> N
     chosen = devices.resolve("auto")
     assert chosen.name == "cpu"
     assert chosen.why.startswith("there is a GPU, but CuPy is not installed: ")
+    unavailable = CUDARuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are")
+    machine(GPU, ["cupy-cuda13x"], memory=unavailable)
+    chosen = devices.resolve("auto")
+    assert (chosen.name, "another program" in chosen.why) == ("cpu", True)
     machine(NONE, ["cupy-cuda13x"], load=AssertionError("CuPy is loaded for nothing"))
     assert devices.resolve("auto") == devices.Choice(None)
 
