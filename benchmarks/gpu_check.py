@@ -3,14 +3,20 @@
     python -m benchmarks.gpu_check [--peer PYTHON_WITH_CALM_MAMBA] [PHASE ...]
 
 Some ten minutes. The phases do not depend on each other: after one that fails, the next is run.
-Each writes a JSON file as soon as it is done. Exit code 1 if a phase has failed.
+Each is a process of its own, for after a kernel's bad access no other can run in that process, and
+is ended where it takes too long, for a kernel may wait for ever. Each writes a JSON file as soon as
+it is done. Exit code 1 if a phase has failed.
 
 --emulate runs it all at tiny sizes on the tests' stand-in for a GPU, which needs only a C++
 compiler: so that the script itself is known to work. Its times measure nothing.
 """
 
 import argparse
+import json
+import os
 import re
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -48,6 +54,8 @@ PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "timings": timings.run,
     "steps": steps.run,
 }
+SECONDS = {"sanitizer": 480, "steps": 420}  # that a phase may take
+MOST_SECONDS = 200  # that any other may
 MESSAGE = 1000  # characters of it on the screen; the file has them all
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -66,8 +74,10 @@ def main() -> int:
     for number, name in enumerate(PHASES):
         if arguments.phases and name not in arguments.phases:
             continue
-        result = one(name, subject)
-        write(folder / f"{number:02d}-{name}.json", result)
+        path = folder / f"{number:02d}-{name}.json"
+        together = subject.emulated or arguments.together
+        result = one(name, subject) if together else apart(name, path, arguments)
+        write(path, result)
         summary["phases"][name] = {key: result[key] for key in ("outcome", "seconds", "message")}
         summary["seconds"] = time.perf_counter() - began
         write(folder / "summary.json", summary)
@@ -100,6 +110,37 @@ def one(name: str, subject: Subject) -> dict[str, Any]:
         found = {"traceback": traceback.format_exc()}
     result["seconds"] = time.perf_counter() - began
     return found | result
+
+
+def apart(name: str, path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """`one`, in a process of its own; what it has written to `path`, or how it ended without."""
+    path.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--together", name]
+    command += ["--device", arguments.device, "--output", str(path.parent.absolute())]
+    command += ["--peer", arguments.peer] if arguments.peer else []
+    seconds, began = SECONDS.get(name, MOST_SECONDS), time.perf_counter()
+    with tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=told, stderr=told, start_new_session=True
+        )
+        try:
+            code = process.wait(seconds)
+            ended = f"ended with code {code}"
+        except subprocess.TimeoutExpired:
+            ended = f"not done after {seconds} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # it and the programs it has started
+                process.wait()
+        told.seek(0)
+        output = told.read()
+    if path.exists():
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return result
+    return {
+        "phase": name, "outcome": "failed", "message": ended, "output": output[-4000:],
+        "emulated": False, "seconds": time.perf_counter() - began,
+    }  # fmt: skip
 
 
 def table(name: str, result: dict[str, Any]) -> list[str]:
@@ -142,6 +183,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda:0", help="cuda:0 if not given")
     parser.add_argument("--peer", metavar="PYTHON", help="of an environment with calm-mamba")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the JSON files")
+    parser.add_argument("--together", action="store_true", help="all phases in this process")
     parser.add_argument("--emulate", action="store_true", help="a rehearsal, without a GPU")
     arguments = parser.parse_args()
     unknown = set(arguments.phases) - set(PHASES)

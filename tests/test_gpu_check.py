@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu_check
-from benchmarks.gpu import build, kernels, network, timings
+from benchmarks.gpu import build, kernels, network, steps, timings
 from benchmarks.gpu.subject import Failed, Subject
 from calmgrad.kernels.cuda import CudaKernels
 from calmgrad.kernels.cuda.launcher import FOLDER
@@ -53,7 +53,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch, output: Path, phases: dict[str, Callable[[Subject], Any]]
 ) -> int:
     monkeypatch.setattr(gpu_check, "PHASES", phases)
-    monkeypatch.setattr(sys, "argv", ["gpu_check", "--output", str(output)])
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--together", "--output", str(output)])
     return gpu_check.main()
 
 
@@ -77,6 +77,57 @@ def test_after_a_phase_that_fails_the_next_is_run(
     assert "breaks: failed" in screen
     assert "ValueError: no such thing" in screen
     assert run(monkeypatch, tmp_path, {"works": fakes["works"]}) == 0
+
+
+def test_a_phase_that_kills_or_hangs_its_process_spares_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a bad access does, or a kernel that waits for ever."""
+    phases = {"dies": "os._exit(3)", "hangs": "time.sleep(60)", "works": "dict(answer=42)"}
+    monkeypatch.setattr(gpu_check, "PHASES", dict.fromkeys(phases))
+    monkeypatch.setattr(gpu_check, "SECONDS", {"hangs": 2})
+    start = subprocess.Popen
+
+    def popen(command: list[str], **rest: Any) -> Any:
+        chosen = {name: f"lambda _: {does}" for name, does in phases.items()}
+        table = ", ".join(f"{name!r}: {does}" for name, does in chosen.items())
+        text = "import os, sys, time; from benchmarks import gpu_check"
+        text += f"; gpu_check.PHASES = {{{table}}}; sys.argv = {command[2:]!r}"
+        text += "; print('seen', flush=True); gpu_check.main()"
+        return start([command[0], "-c", text], **rest)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--output", str(tmp_path)])
+    assert gpu_check.main() == 1
+    results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("??-*.json"))]
+    messages = ["ended with code 3", "not done after 2 s", ""]
+    assert [result["message"] for result in results] == messages
+    assert results[0]["output"].startswith("seen")
+    assert results[2]["answer"] == 42
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["phases"]) == list(phases)
+    assert "hangs: failed" in capsys.readouterr().out
+
+
+def test_where_calm_mamba_fails_calmgrad_is_still_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def row(_: Subject, options: Any, size: str, shape: str) -> dict[str, Any]:
+        asked.append((shape, options.peer))
+        if options.peer:
+            raise steps.WorkerFailed("no Triton")
+        return {"size": size, "shape": shape}
+
+    monkeypatch.setattr(steps, "_row", row)
+    monkeypatch.setattr(steps, "SIZES", ("nano",))
+    with pytest.raises(Failed, match="nano 8x768: no Triton") as failed:
+        steps.run(Subject(peer="python"))
+    assert [r["shape"] for r in failed.value.found["rows"]] == ["8x768", "64x768"]
+    assert asked == [(s, p) for s in ("8x768", "64x768") for p in ("python", None)]
+    monkeypatch.setattr(steps, "BUDGET", -1.0)
+    with pytest.raises(Failed, match="nano 64x768: not begun") as failed:
+        steps.run(Subject(peer="python"))
+    assert failed.value.found["rows"] == []
 
 
 def test_a_rehearsal_leaves_the_results_alone(
@@ -128,6 +179,18 @@ def test_a_wrong_kernel_does_not_pass(kernel: str, change: Callable[..., None], 
     with pytest.raises(Failed, match=told) as failed:
         kernels.run(broken(kernel, change))
     assert failed.value.found["rows"]
+
+
+@needs_compiler
+def test_what_was_right_before_a_kernel_breaks_down_is_kept() -> None:
+    def breaks(*_: Any) -> None:
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+    told = r"after \w+ \(float\d\d\): RuntimeError: cudaErrorIllegalAddress"
+    with pytest.raises(Failed, match=told) as failed:
+        kernels.run(broken("layer_norm_backward", breaks))
+    assert failed.value.found["rows"]
+    assert "layer_norm" in failed.value.found["traceback"]
 
 
 @needs_compiler

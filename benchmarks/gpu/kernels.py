@@ -1,5 +1,7 @@
 """Each op and update on the GPU, in float32 and float64, against the reference in float64."""
 
+import itertools
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +24,16 @@ Results = dict[str, Any]
 
 def run(subject: Subject) -> Results:
     """The worst error of every op, and of every update, at each length."""
-    rows = [*_ops(subject), *_updates(subject)]
+    rows: list[Results] = []
+    try:
+        with subject.active():
+            for row in itertools.chain(_ops(subject), _updates(subject)):
+                rows.append(row)
+    except Exception as error:
+        last = f"after {rows[-1]['op']} ({rows[-1]['dtype']})" if rows else "at once"
+        told = "".join(traceback.format_exception_only(error)).strip()
+        trace = traceback.format_exc()
+        raise Failed(f"{last}: {told}", rows=rows, traceback=trace) from error
     wrong = [row for row in rows if not row["error"] <= TOLERANCES[row["dtype"]]]
     if wrong:
         names = sorted({f"{row['op']} ({row['dtype']}): {row['where']}" for row in wrong})
