@@ -238,7 +238,7 @@ def test_accumulation_behind_as_many_steps_as_the_device_keeps(stand_in: Emulate
             trainer.update()
             assert len(trainer.collect()) == 128
             found.append(model.weights.copy())
-    np.testing.assert_allclose(*found, atol=1e-5)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
 
 def test_trainers_of_two_threads_share_a_device() -> None:

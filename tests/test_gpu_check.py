@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu_check
+from benchmarks.contestants import WorkerFailed
 from benchmarks.gpu import build, kernels, network, steps, timings
 from benchmarks.gpu.subject import Failed, Subject
 from calmgrad.kernels.cuda import CudaKernels
@@ -115,7 +116,7 @@ def test_where_calm_mamba_fails_calmgrad_is_still_timed(monkeypatch: pytest.Monk
     def row(_: Subject, options: Any, size: str, shape: str) -> dict[str, Any]:
         asked.append((shape, options.peer))
         if options.peer:
-            raise steps.WorkerFailed("no Triton")
+            raise WorkerFailed("no Triton")
         return {"size": size, "shape": shape}
 
     monkeypatch.setattr(steps, "_row", row)
