@@ -42,6 +42,7 @@ def forecast(
 
 SHARE = 0.75  # of a device's memory that a batch may take; the rest: CUDA, kernels, other programs
 BUFFERS = 8  # flat ones on it: weights, gradients of shard and batch, m, v, Fisher, anchor, a copy
+MOST_TOKENS = 1 << 21  # of a shard: a kernel has at most 65,535 blocks of 64 tokens
 TYPICAL = (4096, 16)  # tokens and sequences, to tell the bytes of a token
 
 
@@ -58,7 +59,7 @@ def device_shard_tokens(config: ModelConfig, total: int) -> int:
     """
     room = SHARE * total - FLOAT * config.param_count * BUFFERS
     tokens = int(room / bytes_of_a_token(config))
-    return max(tokens // 1024 * 1024, 1024)
+    return min(max(tokens // 1024 * 1024, 1024), MOST_TOKENS)
 
 
 def device_forecast(config: ModelConfig, shard_tokens: int, shard_sequences: int) -> int:

@@ -17,6 +17,7 @@ from calmgrad import backend as backends
 from calmgrad import memory
 from calmgrad.errors import DivergedError, OutOfMemoryError
 from calmgrad.gradient_check import gradcheck
+from calmgrad.kernels.cuda.causal_conv1d import _grid
 from calmgrad.kernels.cuda.optimizer import Optimizer
 from calmgrad.layout import layout, views
 from calmgrad.model import Model
@@ -437,6 +438,12 @@ def test_the_forecast_is_what_the_tapes_take(device: EmulatedDevice) -> None:
         [worker] = trainer.runner._workers
         needed = memory.activations(model.config, 4 * 37, 4)
         assert worker.held() == pytest.approx(needed, rel=0.1)
+
+
+def test_a_shard_is_not_longer_than_a_grid_is_high() -> None:
+    """CUDA's largest blockIdx.y is 65,534. Only the convolution counts tokens by it."""
+    tokens = memory.device_shard_tokens(small().config, 1 << 50)
+    assert _grid(np.lib.stride_tricks.as_strided(np.zeros(1), (tokens, 8), (0, 0)))[1] <= 65_535
 
 
 def test_out_of_memory_says_what_would_fit(
