@@ -12,7 +12,7 @@ import numpy as np
 
 from calmgrad.kernels.protocol import Array, ArrayModule, Kernels
 
-Name = Literal["reference", "cpu"]
+Name = Literal["reference", "cpu", "cuda"]
 NAMES: tuple[Name, ...] = ("reference", "cpu")
 
 

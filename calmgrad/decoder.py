@@ -121,7 +121,7 @@ class Decoder:
         dt_b_c = take((length, rank + 2 * c.d_state))
         checkpoints = take((packing.chunks, c.d_state, di))
         need = [
-            k.causal_conv1d_workspace(di, c.d_conv),
+            k.causal_conv1d_workspace(length, di, c.d_conv),
             k.selective_scan_workspace(length, packing.chunks, di, c.d_state),
         ]
         work = take((max(need),))

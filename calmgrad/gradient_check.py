@@ -36,7 +36,7 @@ class GradientErrors:
 def gradcheck(
     fn: Callable[..., Tensor],
     *arrays: Array,
-    backend: Name = "reference",
+    backend: Name | Backend = "reference",
     rtol: float = 1e-6,
     full: bool = False,
     directions: int = 3,
@@ -53,7 +53,7 @@ def gradcheck(
     Args:
         fn: takes one Tensor for each array, returns a Tensor; the same for the same arrays.
         arrays: the point to check at, finite, and not on a kink (a tie of `max`).
-        backend: what computes: "reference" or "cpu", in float64.
+        backend: what computes, in float64: "reference", "cpu", or a Backend.
         rtol: largest error allowed, relative to the norm or largest element of the input's
             gradient, besides the rounding of the difference.
         full: every element alone, for small arrays.
@@ -79,7 +79,8 @@ def gradcheck(
     point = [np.array(to_numpy(array), np.float64) for array in arrays]
     for label, array in zip(labels, point, strict=True):
         _refuse_infinite(array, f"input {label}")
-    checker = _Checker(fn, load(backend), point, labels, np.random.default_rng(seed), step, rtol)
+    engine = backend if isinstance(backend, Backend) else load(backend)
+    checker = _Checker(fn, engine, point, labels, np.random.default_rng(seed), step, rtol)
     return checker.every_element() if full else checker.random_directions(directions)
 
 

@@ -10,6 +10,7 @@ from calmgrad.ops.l2_normalize import l2_normalize
 from calmgrad.ops.layer_norm import layer_norm
 from calmgrad.ops.linear import linear
 from calmgrad.ops.pool import pool
+from calmgrad.ops.select_rows import select_rows
 from calmgrad.ops.selective_scan import selective_scan
 from calmgrad.packing import Packing
 from calmgrad.tape import Tensor
@@ -84,7 +85,7 @@ def token_losses(
     x = stream(p, config, tokens, packing)
     if (targets < 0).any():
         rows = (targets >= 0).nonzero()[0]
-        x, targets = embedding(x, rows), targets[rows]
+        x, targets = select_rows(x, rows), targets[rows]
     scores = linear(normed(p, "ln_f", x), p["token_emb.weight"], transposed=True)
     return cross_entropy(scores, targets)
 

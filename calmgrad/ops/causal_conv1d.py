@@ -42,7 +42,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, packing: Packing) -> Tensor:
     )
     tape = x.tape
     kernels = tape.backend.kernels
-    size = kernels.causal_conv1d_workspace(dims["C"], dims["K"])
+    size = kernels.causal_conv1d_workspace(dims["T"], dims["C"], dims["K"])
     y = tape.empty(x.shape)
     with tape.scratch(size) as work:
         kernels.causal_conv1d_forward(y.value, x.value, weight.value, packing.pos, work)

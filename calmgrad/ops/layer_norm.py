@@ -43,11 +43,16 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
 
     @tape.record("layer_norm", y)
     def backward() -> None:
-        with weight.gradient() as dweight, bias.gradient() as dbias:
+        size = kernels.layer_norm_workspace(*x.shape)
+        with (
+            weight.gradient() as dweight,
+            bias.gradient() as dbias,
+            tape.scratch(size) as work,
+        ):
             # The residual stream is the one tensor of the network that several ops use.
             dx, held = x.gradient_to_add()
             kernels.layer_norm_backward(
-                dx, dweight, dbias, y.grad, x.value, mean, rstd, weight.value, held
+                dx, dweight, dbias, y.grad, x.value, mean, rstd, weight.value, held, work
             )
 
     return y

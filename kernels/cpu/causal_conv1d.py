@@ -6,7 +6,7 @@ from calmgrad.kernels.cpu.simd import WIDTH, all_lanes, first_lanes, load, store
 from calmgrad.kernels.protocol import Array
 
 
-def causal_conv1d_workspace(channels: int, taps: int) -> int:
+def causal_conv1d_workspace(tokens: int, channels: int, taps: int) -> int:
     """Weights by tap, and weight gradients by tap."""
     return 2 * taps * channels
 

@@ -16,6 +16,10 @@ from calmgrad.kernels.cpu.simd import (
 from calmgrad.kernels.protocol import Array
 
 
+def layer_norm_workspace(tokens: int, channels: int) -> int:
+    return 0
+
+
 @kernel
 def layer_norm_forward(
     y: Array, mean: Array, rstd: Array, x: Array, weight: Array, bias: Array, eps: float
@@ -81,6 +85,7 @@ def layer_norm_backward(
     rstd: Array,
     weight: Array,
     accumulate: bool,
+    work: Array,
 ) -> None:
     tokens, channels = x.shape
     every = all_lanes()

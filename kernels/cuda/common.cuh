@@ -1,10 +1,19 @@
 // Shared by all kernels. `real` is float or double; CHUNK the tokens between two saved scan states.
 // Every kernel gives the same bytes at every run: no atomic additions, sums in a fixed order.
+//
+// A matrix is token-major: row t begins at t * row, where `row` is at least the number of columns,
+// so that some columns of a wider matrix are a matrix too. Blocks are WARP threads wide: the lanes
+// of a warp have neighbouring columns, and load and store them together.
 
 typedef long long index_t;
 
 #define WARP 32
 #define ALL_LANES 0xffffffffu
+
+// Where a warp takes a row: which one.
+__device__ __forceinline__ index_t row_of_this_warp() {
+  return index_t(blockIdx.x) * blockDim.y + threadIdx.y;
+}
 
 __device__ __forceinline__ real sigmoid(real x) { return real(1) / (real(1) + exp(-x)); }
 

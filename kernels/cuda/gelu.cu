@@ -1,19 +1,29 @@
-// GELU in its tanh form (formulas: calmgrad/ops/gelu.py). One thread an element.
+// GELU in its tanh form (formulas: calmgrad/ops/gelu.py). A warp takes a row.
 
 #define SQRT_2_OVER_PI real(0.7978845608028654)
 #define CUBIC real(0.044715)
 
-extern "C" __global__ void gelu_forward(real* y, const real* x, index_t size) {
-  const index_t i = index_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= size) return;
-  const real v = SQRT_2_OVER_PI * (x[i] + CUBIC * x[i] * x[i] * x[i]);
-  y[i] = real(0.5) * x[i] * (real(1) + tanh(v));
+extern "C" __global__ void gelu_forward(
+    real* y, index_t y_row, const real* x, index_t x_row, index_t rows, index_t columns) {
+  const index_t t = row_of_this_warp();
+  if (t >= rows) return;
+  for (index_t c = threadIdx.x; c < columns; c += WARP) {
+    const real v = x[t * x_row + c];
+    const real inner = SQRT_2_OVER_PI * (v + CUBIC * v * v * v);
+    y[t * y_row + c] = real(0.5) * v * (real(1) + tanh(inner));
+  }
 }
 
-extern "C" __global__ void gelu_backward(real* dx, const real* dy, const real* x, index_t size) {
-  const index_t i = index_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= size) return;
-  const real t = tanh(SQRT_2_OVER_PI * (x[i] + CUBIC * x[i] * x[i] * x[i]));
-  const real slope = SQRT_2_OVER_PI * (real(1) + real(3) * CUBIC * x[i] * x[i]);
-  dx[i] = dy[i] * real(0.5) * (real(1) + t + x[i] * (real(1) - t * t) * slope);
+extern "C" __global__ void gelu_backward(
+    real* dx, index_t dx_row, const real* dy, index_t dy_row, const real* x, index_t x_row,
+    index_t rows, index_t columns) {
+  const index_t t = row_of_this_warp();
+  if (t >= rows) return;
+  for (index_t c = threadIdx.x; c < columns; c += WARP) {
+    const real v = x[t * x_row + c];
+    const real h = tanh(SQRT_2_OVER_PI * (v + CUBIC * v * v * v));
+    const real slope = SQRT_2_OVER_PI * (real(1) + real(3) * CUBIC * v * v);
+    const real rise = real(0.5) * (real(1) + h + v * (real(1) - h * h) * slope);
+    dx[t * dx_row + c] = dy[t * dy_row + c] * rise;
+  }
 }

@@ -1,19 +1,15 @@
 """GELU on the GPU."""
 
-from calmgrad.kernels.cuda.launcher import Launcher, blocks
+from calmgrad.kernels.cuda.launcher import Launcher, row
 from calmgrad.kernels.protocol import Array
-
-THREADS = 256
 
 
 class Gelu(Launcher):
     def gelu_forward(self, y: Array, x: Array) -> None:
-        self._elementwise("gelu_forward", y, x)
+        self.launch_rows("gelu", "gelu_forward", x.shape[0], x.dtype, y, row(y), x, row(x), *x.shape)
 
     def gelu_backward(self, dx: Array, dy: Array, x: Array) -> None:
-        self._elementwise("gelu_backward", dx, dy, x)
-
-    def _elementwise(self, entry: str, *arrays: Array) -> None:
-        size = arrays[0].size
-        grid = (blocks(size, THREADS), 1, 1)
-        self.launch("gelu", entry, grid, (THREADS, 1, 1), arrays[0].dtype, *arrays, size)
+        self.launch_rows(
+            "gelu", "gelu_backward", x.shape[0], x.dtype,
+            dx, row(dx), dy, row(dy), x, row(x), *x.shape,
+        )  # fmt: skip

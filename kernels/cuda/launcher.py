@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from calmgrad.kernels.cuda.device import Argument, Device, Function, Triple
+from calmgrad.kernels.cuda.device import Device, Function, Triple
 from calmgrad.kernels.protocol import CHUNK, Array
 
 WARP = 32
+WARPS = 8  # of a block where a warp takes a row
 REALS = {"float32": "float", "float64": "double"}
 FOLDER = Path(__file__).parent
 
@@ -30,15 +31,33 @@ def blocks(count: int, size: int) -> int:
 
 
 def row(x: Array) -> int:
-    """Elements from one row of a matrix to the next; the columns lie side by side."""
+    """Elements from one row of a matrix to the next.
+
+    Raises:
+        ValueError: the columns do not lie side by side.
+    """
+    if x.shape[1] > 1 and x.strides[1] != x.itemsize:
+        raise ValueError(f"strides {x.strides}: the columns of a matrix must lie side by side")
     return int(x.strides[0] // x.itemsize)
+
+
+def flat(x: Array) -> Array:
+    """`x`, for a kernel that sees all its elements in a row.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not x.flags.c_contiguous:
+        raise ValueError(f"strides {x.strides}: the elements must lie side by side")
+    return x
 
 
 class Launcher:
     """What the launchers of all ops share. Each op's are a class that derives from this one.
 
-    A kernel's parameters are pointers, `long long` and `real` (float or double, the type of the
-    arrays); `launch` passes arrays, whole numbers and floats for them, in order.
+    A kernel's parameters are pointers, `index_t` (long long), `real` (float or double, the type of
+    the arrays) and `double`; `launch` passes arrays, whole numbers, floats and np.float64 for
+    them, in order.
     """
 
     def __init__(self, device: Device) -> None:
@@ -59,10 +78,14 @@ class Launcher:
             self._functions[key] = self.device.function(source(op, dtype.name), entry)
         self._functions[key](grid, block, [_typed(x, dtype) for x in arguments])
 
+    def launch_rows(self, op: str, entry: str, rows: int, dtype: Any, *arguments: Any) -> None:
+        """As `launch`, with a warp for each row."""
+        self.launch(op, entry, (blocks(rows, WARPS), 1, 1), (WARP, WARPS, 1), dtype, *arguments)
 
-def _typed(x: Any, dtype: Any) -> Argument:
+
+def _typed(x: Any, dtype: Any) -> Any:
+    if isinstance(x, np.generic):  # a double is a float of Python's, too
+        return x
     if isinstance(x, float):
-        return dtype.type(x)  # type: ignore[no-any-return]
-    if isinstance(x, int):
-        return np.int64(x)
-    return x  # type: ignore[no-any-return]
+        return dtype.type(x)
+    return np.int64(x) if isinstance(x, int) else x

@@ -5,7 +5,7 @@ import numpy as np
 from calmgrad.kernels.protocol import Array
 
 
-def causal_conv1d_workspace(channels: int, taps: int) -> int:
+def causal_conv1d_workspace(tokens: int, channels: int, taps: int) -> int:
     return 0
 
 

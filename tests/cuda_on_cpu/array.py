@@ -52,7 +52,7 @@ class DeviceArray:
         return len(self.held)
 
     def __getitem__(self, key: Any) -> "DeviceArray":
-        return wrapped(self.held[_unwrapped(key)])
+        return DeviceArray(np.asarray(self.held[_unwrapped(key)]))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.held[_unwrapped(key)] = _unwrapped(value)

@@ -23,6 +23,12 @@ FLAGS += ["-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-maybe-u
 KERNEL = re.compile(
     r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)'
 )
+NUMBERS: dict[str, Any] = {
+    "int32": ctypes.c_int32,
+    "int64": ctypes.c_int64,
+    "float32": ctypes.c_float,
+    "float64": ctypes.c_double,
+}
 SHARED = re.compile(r"__shared__\s+([\w ]+?)\s+(\w+)((?:\[[^\]]+\])+);")
 
 
@@ -94,7 +100,7 @@ def _cell(entry: str, x: Argument, kind: str) -> Any:
         return ctypes.c_void_p(x.data.ptr)
     if kind.endswith("*"):
         raise TypeError(f"{entry}: a number, the kernel expects {kind}")
-    return np.ctypeslib.as_ctypes_type(x.dtype)(x.item())
+    return NUMBERS[str(x.dtype)](x.item())
 
 
 def _real_of(x: Argument) -> str:

@@ -17,6 +17,7 @@ from calmgrad.ops.l2_normalize import l2_normalize
 from calmgrad.ops.layer_norm import layer_norm
 from calmgrad.ops.linear import linear
 from calmgrad.ops.pool import pool
+from calmgrad.ops.select_rows import select_rows
 from calmgrad.ops.selective_scan import selective_scan
 from calmgrad.packing import Packing
 from calmgrad.tape import Tensor
@@ -131,6 +132,12 @@ def _linear_transposed(d: Draw) -> Case:
 def _embedding(d: Draw) -> Case:
     tokens = d.integers(d.T, 0, d.N)
     return Case(partial(embedding, tokens=tokens), {"table": d.normal(d.N, d.C)})
+
+
+def _select_rows(d: Draw) -> Case:
+    rows = np.flatnonzero(d.rng.random(d.T) < 0.6)
+    rows = np.union1d(rows, [0, d.T - 1])  # so that y depends on the first and last element
+    return Case(partial(select_rows, rows=rows), {"x": d.normal(d.T, d.C)})
 
 
 def _cross_entropy(d: Draw) -> Case:
@@ -286,6 +293,7 @@ BUILDERS: dict[str, list[Builder]] = {
     "layer_norm.layer_norm": [_layer_norm],
     "linear.linear": [_linear, _linear_residual, _linear_transposed],
     "pool.pool": [_packed(pool), _packed(partial(pool, how="last"))],
+    "select_rows.select_rows": [_select_rows],
     "selective_scan.selective_scan": [_scan],
 }
 

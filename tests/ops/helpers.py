@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from calmgrad.backend import Backend
+from calmgrad.backend import Backend, to_numpy
 from calmgrad.kernels.protocol import Array
 from calmgrad.tape import Tape, Tensor
 from tests.ops.cases import Sizes
@@ -54,6 +54,11 @@ def weights_of(shape: Sequence[int]) -> Array:
     return np.random.default_rng(1).standard_normal(tuple(shape))
 
 
+def on(backend: Backend, array: Array) -> Array:
+    """An array of the host where the backend's are."""
+    return backend.xp.asarray(array)
+
+
 def run(
     backend: Backend,
     fn: Callable[..., Tensor],
@@ -72,14 +77,15 @@ def run(
     leaves = {name: tape.constant(value) for name, value in inputs.items()}
     y = fn(*leaves.values())
     assert y.value.dtype == dtype
-    value = y.value.copy()
-    tape.backward(y, weights_of(y.shape) if weights is None else weights)
+    value = to_numpy(y.value.copy())
+    seed = weights_of(y.shape) if weights is None else weights
+    tape.backward(y, backend.xp.asarray(seed, dtype))
     grads = {}
     for name, leaf in leaves.items():
         gradient = leaf.grad
         assert gradient is not None, f"nothing flowed back to {name}"
         assert gradient.dtype == dtype
-        grads[name] = gradient.copy()
+        grads[name] = to_numpy(gradient.copy())
     return Pass(value, grads)
 
 
@@ -88,7 +94,8 @@ def forward(
 ) -> Array:
     """The value of `fn` of all inputs in order."""
     tape = Tape(backend, dtype, record=False)
-    return fn(*(tape.constant(value) for value in inputs.values())).value.copy()
+    y = fn(*(tape.constant(value) for value in inputs.values()))
+    return to_numpy(y.value.copy())
 
 
 def assert_near(
