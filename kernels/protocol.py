@@ -2,8 +2,8 @@
 
 Letters: T tokens of all packed sequences, B sequences, C channels (d_inner), N d_state,
 K d_conv, V vocabulary, D d_model. `pos` (T,) int64 counts the tokens before t in its own
-sequence; `offsets` (B + 1,) int64 is where each sequence begins, and `chunk_offsets` (chunks + 1,) int64
-where each chunk of at most 16 tokens of a sequence does. Formulas stand in
+sequence; `offsets` (B + 1,) int64 is where each sequence begins, `chunk_offsets` (chunks + 1,)
+int64 where each chunk of (at most) 16 tokens of a sequence does. Formulas stand in
 `calmgrad/ops/<op>.py`. Every output is overwritten unless its name is followed by "adds".
 """
 

@@ -39,16 +39,16 @@ if which == "gelu":
 else:
     t, c, n = 32, 32, 16
     work = f(cpu.selective_scan_workspace(t, 2, c, n))
-    offsets, chunk_offsets = np.array([0, t]), np.array([0, 16, t])
+    offsets = np.array([0, t]), np.array([0, 16, t])
     module = selective_scan
     forward = [f(t, c), f(t, c), f(t, c), f(2, n, c)]
     given = [f(t, c), f(t, c), f(t, 2 * n)]
     if which == "scan forward":
-        cpu.selective_scan_forward(*forward, *given, f(c), f(c, n), f(c), offsets, chunk_offsets, work)
+        cpu.selective_scan_forward(*forward, *given, f(c), f(c, n), f(c), *offsets, work)
     else:
         cpu.selective_scan_backward(
             f(t, c), f(t, c), f(t, c), f(t, 2 * n), f(c), f(c, n), f(c), *forward, *given,
-            f(c, n), f(c), offsets, chunk_offsets, work,
+            f(c, n), f(c), *offsets, work,
         )
 print(max(compiled(module), key=len))
 """

@@ -10,6 +10,7 @@ from calmgrad.kernels.cuda.linear import Linear
 from calmgrad.kernels.cuda.optimizer import Optimizer
 from calmgrad.kernels.cuda.pool import Pool
 from calmgrad.kernels.cuda.select_rows import SelectRows
+from calmgrad.kernels.cuda.selective_scan import SelectiveScan
 
 
 class CudaKernels(
@@ -23,5 +24,6 @@ class CudaKernels(
     Optimizer,
     Pool,
     SelectRows,
+    SelectiveScan,
 ):
     """All kernels, on one device."""

@@ -1,0 +1,406 @@
+// The selective scan (formulas: calmgrad/ops/selective_scan.py), parallel over chunks of a sequence.
+//
+// A thread has one channel of one chunk. What goes in at one end of a chunk is decayed by the time
+// that passes in it, and what the chunk adds does not depend on it. So the states are found in
+// three passes: what every chunk adds to a state that enters as 0; from chunk to chunk, what enters
+// each; and then all chunks again, now with the states that enter. The same backward, for the
+// gradients that flow from the end of a sequence to its begin.
+//
+// One state after the other has its 16 tokens unrolled, all in registers. B and C of a chunk are
+// the same for all channels and lie in shared memory, TILE states at a time. Tokens beyond the end
+// of a chunk, and channels beyond the last, have dt, u, dy, B, C = 0: they change no state and add
+// nothing to a sum.
+
+#define THREADS 128  // at most, in a block of the passes over chunks
+#define WARPS (THREADS / WARP)
+#define TILE 16
+#define PAD 4
+#define AHEAD 8  // chunks whose states are loaded before the first of them is needed
+#define SLICES 16
+#define LOG2E real(1.4426950408889634)
+#define LN2 real(0.6931471805599453)
+
+// One state's B or C of all tokens of a chunk; aligned, so that four are loaded at once.
+struct __align__(16) Row { real at[CHUNK + PAD]; };
+
+struct Chunk {
+  index_t first;  // row of its first token
+  int size;
+};
+
+__device__ __forceinline__ Chunk chunk_of(const index_t* chunk_offsets, index_t k) {
+  return {chunk_offsets[k], int(chunk_offsets[k + 1] - chunk_offsets[k])};
+}
+
+__device__ __forceinline__ real softplus(real x) {
+  return (x > real(0) ? x : real(0)) + log1p(exp(-fabs(x)));
+}
+
+// A * log2(e): what remains of a state after the time dt is power_of_2(dt * rate).
+__device__ __forceinline__ real rate_of(real A_log) { return -exp(A_log) * LOG2E; }
+
+// exp2f is this one instruction (within 2 ulp) and three that scale, before and after, for results
+// below 2^-126. Without them these become 0: as good, for a decay.
+__device__ __forceinline__ float power_of_2(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2(x);
+#endif
+}
+__device__ __forceinline__ double power_of_2(double x) { return exp2(x); }
+
+// B or C of states first .. first + TILE - 1, whose column `first` begins at `from`.
+__device__ __forceinline__ void load_tile(
+    Row* tile, const real* from, index_t row, Chunk chunk, int states) {
+  for (int i = threadIdx.x; i < TILE * CHUNK; i += blockDim.x) {
+    const int n = i % TILE, t = i / TILE;
+    tile[n].at[t] = n < states && t < chunk.size ? from[(chunk.first + t) * row + n] : real(0);
+  }
+}
+
+// 1. dt after softplus; the states at the end of each chunk if it began with 0; the time it took.
+extern "C" __global__ void __launch_bounds__(THREADS) scan_chunk_states(
+    real* __restrict__ dt, real* __restrict__ ends, real* __restrict__ times,
+    const real* __restrict__ u, index_t u_row, const real* __restrict__ bc, index_t bc_row,
+    const real* __restrict__ dt_bias, const real* __restrict__ A_log,
+    const index_t* __restrict__ chunk_offsets, index_t channels, index_t states) {
+  __shared__ Row B[TILE];
+  const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
+  const bool active = c < channels;
+  const Chunk chunk = chunk_of(chunk_offsets, k);
+  const real bias = active ? dt_bias[c] : real(0);
+  real step[CHUNK], drive[CHUNK], time = 0;
+#pragma unroll
+  for (int t = 0; t < CHUNK; t++) {
+    const bool there = active && t < chunk.size;
+    step[t] = there ? dt[(chunk.first + t) * channels + c] : real(0);
+    drive[t] = there ? u[(chunk.first + t) * u_row + c] : real(0);
+  }
+#pragma unroll
+  for (int t = 0; t < CHUNK; t++) {
+    const bool there = active && t < chunk.size;
+    step[t] = there ? softplus(step[t] + bias) : real(0);
+    if (there) dt[(chunk.first + t) * channels + c] = step[t];
+    drive[t] *= step[t];
+    time += step[t];
+  }
+  if (active) times[k * channels + c] = time;
+  for (int tile = 0; tile < states; tile += TILE) {
+    const int count = min(TILE, int(states) - tile);
+    __syncthreads();
+    load_tile(B, bc + tile, bc_row, chunk, count);
+    __syncthreads();
+    if (!active) continue;
+    for (int n = 0; n < count; n++) {
+      const real rate = rate_of(A_log[c * states + tile + n]);
+      real h = 0;
+#pragma unroll
+      for (int t = 0; t < CHUNK; t++) h = power_of_2(step[t] * rate) * h + drive[t] * B[n].at[t];
+      ends[(k * states + tile + n) * channels + c] = h;
+    }
+  }
+}
+
+// The number of chunks before sequence b: where its offset stands in chunk_offsets.
+__device__ __forceinline__ index_t chunks_before(
+    const index_t* offsets, const index_t* chunk_offsets, index_t b) {
+  const index_t offset = offsets[b];
+  index_t low = (offset + CHUNK - 1) / CHUNK, high = offset / CHUNK + b;
+  while (low < high) {
+    const index_t middle = (low + high) / 2;
+    if (chunk_offsets[middle] < offset) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+// 2. From what each chunk adds to what enters it, in place. A thread has one state of one channel
+// of one sequence.
+extern "C" __global__ void __launch_bounds__(THREADS) scan_join_states(
+    real* __restrict__ ends, const real* __restrict__ times, const real* __restrict__ A_log,
+    const index_t* __restrict__ offsets, const index_t* __restrict__ chunk_offsets,
+    index_t channels, index_t states) {
+  const index_t i = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
+  if (i >= channels * states) return;
+  const index_t n = i / channels, c = i % channels;
+  const real rate = rate_of(A_log[c * states + n]);
+  const index_t first = chunks_before(offsets, chunk_offsets, blockIdx.x);
+  const index_t last = chunks_before(offsets, chunk_offsets, blockIdx.x + 1);
+  real h = 0, added[AHEAD], decay[AHEAD];
+  for (index_t k = first; k < last; k += AHEAD) {
+#pragma unroll
+    for (int j = 0; j < AHEAD; j++) {
+      const bool there = k + j < last;
+      added[j] = there ? ends[(k + j) * channels * states + i] : real(0);
+      decay[j] = there ? power_of_2(times[(k + j) * channels + c] * rate) : real(1);
+    }
+#pragma unroll
+    for (int j = 0; j < AHEAD; j++) {
+      if (k + j < last) ends[(k + j) * channels * states + i] = h;
+      h = decay[j] * h + added[j];
+    }
+  }
+}
+
+// 3. The outputs, from the states that enter.
+extern "C" __global__ void __launch_bounds__(THREADS) scan_outputs(
+    real* __restrict__ out, real* __restrict__ y, const real* __restrict__ dt,
+    const real* __restrict__ checkpoints, const real* __restrict__ u, index_t u_row,
+    const real* __restrict__ z, index_t z_row, const real* __restrict__ bc, index_t bc_row,
+    const real* __restrict__ A_log, const real* __restrict__ D,
+    const index_t* __restrict__ chunk_offsets, index_t channels, index_t states) {
+  __shared__ Row B[TILE];
+  __shared__ Row C[TILE];
+  const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
+  const bool active = c < channels;
+  const Chunk chunk = chunk_of(chunk_offsets, k);
+  const real skip = active ? D[c] : real(0);
+  real step[CHUNK], drive[CHUNK], total[CHUNK];
+#pragma unroll
+  for (int t = 0; t < CHUNK; t++) {
+    const bool there = active && t < chunk.size;
+    step[t] = there ? dt[(chunk.first + t) * channels + c] : real(0);
+    const real x = there ? u[(chunk.first + t) * u_row + c] : real(0);
+    drive[t] = step[t] * x;
+    total[t] = skip * x;
+  }
+  for (int tile = 0; tile < states; tile += TILE) {
+    const int count = min(TILE, int(states) - tile);
+    __syncthreads();
+    load_tile(B, bc + tile, bc_row, chunk, count);
+    load_tile(C, bc + states + tile, bc_row, chunk, count);
+    __syncthreads();
+    if (!active) continue;
+    for (int n = 0; n < count; n++) {
+      const real rate = rate_of(A_log[c * states + tile + n]);
+      real h = checkpoints[(k * states + tile + n) * channels + c];
+#pragma unroll
+      for (int t = 0; t < CHUNK; t++) {
+        h = power_of_2(step[t] * rate) * h + drive[t] * B[n].at[t];
+        total[t] += h * C[n].at[t];
+      }
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < CHUNK; t++) {
+    if (!active || t >= chunk.size) continue;
+    const real gate = z[(chunk.first + t) * z_row + c];
+    y[(chunk.first + t) * channels + c] = total[t];
+    out[(chunk.first + t) * channels + c] = total[t] * gate * sigmoid(gate);
+  }
+}
+
+// Backward 1. dz, and du as the gradient of y; the gradient that leaves each chunk at its begin if
+// none enters at its end; the time it took.
+extern "C" __global__ void __launch_bounds__(THREADS) scan_chunk_gradients(
+    real* __restrict__ dz, index_t dz_row, real* __restrict__ du, index_t du_row,
+    real* __restrict__ leaving, real* __restrict__ times,
+    const real* __restrict__ dout, index_t dout_row, const real* __restrict__ y,
+    const real* __restrict__ dt, const real* __restrict__ z, index_t z_row,
+    const real* __restrict__ bc, index_t bc_row, const real* __restrict__ A_log,
+    const index_t* __restrict__ chunk_offsets, index_t channels, index_t states) {
+  __shared__ Row C[TILE];
+  const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
+  const bool active = c < channels;
+  const Chunk chunk = chunk_of(chunk_offsets, k);
+  real step[CHUNK], dy[CHUNK], time = 0;
+#pragma unroll
+  for (int t = 0; t < CHUNK; t++) {
+    const index_t row = chunk.first + t;
+    step[t] = dy[t] = 0;
+    if (!active || t >= chunk.size) continue;
+    const real gate = z[row * z_row + c], dgated = dout[row * dout_row + c], s = sigmoid(gate);
+    step[t] = dt[row * channels + c];
+    time += step[t];
+    dz[row * dz_row + c] = dgated * y[row * channels + c] * s * (real(1) + gate * (real(1) - s));
+    dy[t] = dgated * gate * s;
+    du[row * du_row + c] = dy[t];
+  }
+  if (active) times[k * channels + c] = time;
+  for (int tile = 0; tile < states; tile += TILE) {
+    const int count = min(TILE, int(states) - tile);
+    __syncthreads();
+    load_tile(C, bc + states + tile, bc_row, chunk, count);
+    __syncthreads();
+    if (!active) continue;
+    for (int n = 0; n < count; n++) {
+      const real rate = rate_of(A_log[c * states + tile + n]);
+      real g = 0;
+#pragma unroll
+      for (int t = CHUNK - 1; t >= 0; t--) g = (g + dy[t] * C[n].at[t]) * power_of_2(step[t] * rate);
+      leaving[(k * states + tile + n) * channels + c] = g;
+    }
+  }
+}
+
+// Backward 2. From what leaves each chunk to what enters it at its end, in place.
+extern "C" __global__ void __launch_bounds__(THREADS) scan_join_gradients(
+    real* __restrict__ leaving, const real* __restrict__ times, const real* __restrict__ A_log,
+    const index_t* __restrict__ offsets, const index_t* __restrict__ chunk_offsets,
+    index_t channels, index_t states) {
+  const index_t i = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
+  if (i >= channels * states) return;
+  const index_t n = i / channels, c = i % channels;
+  const real rate = rate_of(A_log[c * states + n]);
+  const index_t first = chunks_before(offsets, chunk_offsets, blockIdx.x);
+  const index_t last = chunks_before(offsets, chunk_offsets, blockIdx.x + 1);
+  real g = 0, added[AHEAD], decay[AHEAD];
+  for (index_t k = last - 1; k >= first; k -= AHEAD) {
+#pragma unroll
+    for (int j = 0; j < AHEAD; j++) {
+      const bool there = k - j >= first;
+      added[j] = there ? leaving[(k - j) * channels * states + i] : real(0);
+      decay[j] = there ? power_of_2(times[(k - j) * channels + c] * rate) : real(1);
+    }
+#pragma unroll
+    for (int j = 0; j < AHEAD; j++) {
+      if (k - j >= first) leaving[(k - j) * channels * states + i] = g;
+      g = decay[j] * g + added[j];
+    }
+  }
+}
+
+// The sums over the lanes of a warp of 2 * HALF values each: lane i gets that of values[i]. Each
+// lane keeps the half that it shares with half of the lanes and gives the other away. (As a
+// template, so that no index is left to run time and the values stay in registers.)
+template <int HALF> __device__ __forceinline__ real sums_by_lane(real* values) {
+  const bool upper = threadIdx.x & HALF;
+#pragma unroll
+  for (int i = 0; i < HALF; i++) {
+    const real kept = upper ? values[i + HALF] : values[i];
+    const real given = upper ? values[i] : values[i + HALF];
+    values[i] = kept + __shfl_xor_sync(ALL_LANES, given, HALF);
+  }
+  return sums_by_lane<HALF / 2>(values);
+}
+template <> __device__ __forceinline__ real sums_by_lane<0>(real* values) { return values[0]; }
+
+// Backward 3. All gradients, from the states and the gradients that enter a chunk. `entering` gets
+// the chunk's part of dA; dbc that of this block's channels, `dbc_block` elements apart.
+extern "C" __global__ void __launch_bounds__(THREADS) scan_gradients(
+    real* __restrict__ du, index_t du_row, real* __restrict__ ddt, real* __restrict__ entering,
+    real* __restrict__ dbias, real* __restrict__ dskip,
+    real* __restrict__ dbc, index_t dbc_row, index_t dbc_block,
+    const real* __restrict__ dt, const real* __restrict__ checkpoints,
+    const real* __restrict__ u, index_t u_row, const real* __restrict__ bc, index_t bc_row,
+    const real* __restrict__ A_log, const real* __restrict__ D,
+    const index_t* __restrict__ chunk_offsets, index_t channels, index_t states) {
+  __shared__ Row B[TILE];
+  __shared__ Row C[TILE];
+  __shared__ real sums[WARPS][TILE][WARP + 1];
+  const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+  const bool active = c < channels;
+  const Chunk chunk = chunk_of(chunk_offsets, k);
+  real step[CHUNK], drive[CHUNK], dy[CHUNK];
+  real ddrive[CHUNK], dexponent[CHUNK];  // of drive = dt * u, and of the decays' exponent by dt
+#pragma unroll
+  for (int t = 0; t < CHUNK; t++) {
+    const bool there = active && t < chunk.size;
+    const index_t row = chunk.first + t;
+    step[t] = there ? dt[row * channels + c] : real(0);
+    drive[t] = there ? step[t] * u[row * u_row + c] : real(0);
+    dy[t] = there ? du[row * du_row + c] : real(0);
+    ddrive[t] = dexponent[t] = 0;
+  }
+  for (int tile = 0; tile < states; tile += TILE) {
+    const int count = min(TILE, int(states) - tile);
+    __syncthreads();
+    load_tile(B, bc + tile, bc_row, chunk, count);
+    load_tile(C, bc + states + tile, bc_row, chunk, count);
+    __syncthreads();
+    for (int n = 0; n < count; n++) {
+      const index_t place = (k * states + tile + n) * channels + c;
+      const real rate = active ? rate_of(A_log[c * states + tile + n]) : real(0);
+      real h[CHUNK + 1], decay[CHUNK], values[2 * CHUNK];
+      h[0] = active ? checkpoints[place] : real(0);
+#pragma unroll
+      for (int t = 0; t < CHUNK; t++) {
+        decay[t] = power_of_2(step[t] * rate);
+        h[t + 1] = decay[t] * h[t] + drive[t] * B[n].at[t];
+      }
+      real g = active ? entering[place] : real(0), dA = 0;
+#pragma unroll
+      for (int t = CHUNK - 1; t >= 0; t--) {
+        g += dy[t] * C[n].at[t];
+        values[CHUNK + t] = dy[t] * h[t + 1];
+        values[t] = g * drive[t];
+        ddrive[t] += g * B[n].at[t];
+        g *= decay[t];
+        const real e = g * h[t];
+        dexponent[t] += e * rate;
+        dA += e * step[t];
+      }
+      if (active) entering[place] = dA;
+      sums[warp][n][lane] = sums_by_lane<WARP / 2>(values);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < TILE * WARP; i += blockDim.x) {
+      const int n = i % TILE, t = i / TILE % CHUNK, which = i / TILE / CHUNK;  // of B, C
+      if (n >= count || t >= chunk.size) continue;
+      real total = 0;
+      for (int w = 0; w < warps; w++) total += sums[w][n][which * CHUNK + t];
+      dbc[blockIdx.y * dbc_block + (chunk.first + t) * dbc_row + which * states + tile + n] = total;
+    }
+  }
+  if (!active) return;
+  const real skip = D[c];
+  real bias_total = 0, skip_total = 0;
+#pragma unroll
+  for (int t = 0; t < CHUNK; t++) {
+    if (t >= chunk.size) continue;
+    const index_t row = chunk.first + t;
+    const real x = u[row * u_row + c], slope = -expm1(-step[t]);  // of softplus
+    const real dstep = (dexponent[t] * LN2 + x * ddrive[t]) * slope;
+    ddt[row * channels + c] = dstep;
+    du[row * du_row + c] = step[t] * ddrive[t] + skip * dy[t];
+    bias_total += dstep;
+    skip_total += dy[t] * x;
+  }
+  dbias[k * channels + c] = bias_total;
+  dskip[k * channels + c] = skip_total;
+}
+
+// Backward 4. The sums over chunks: of dA (N, C), of ddt_bias (C) and of dD (C), column by column.
+extern "C" __global__ void scan_sum_chunks(
+    real* __restrict__ dA_log, real* __restrict__ ddt_bias, real* __restrict__ dD,
+    const real* __restrict__ dA, const real* __restrict__ dbias, const real* __restrict__ dskip,
+    const real* __restrict__ A_log, index_t chunks, index_t channels, index_t states) {
+  __shared__ real sums[SLICES][WARP];
+  const index_t column = index_t(blockIdx.x) * WARP + threadIdx.x, of_A = channels * states;
+  const bool active = column < of_A + 2 * channels;
+  const index_t width = column < of_A ? of_A : channels;
+  const real* from = column < of_A ? dA + column
+      : column < of_A + channels ? dbias + (column - of_A) : dskip + (column - of_A - channels);
+  real total = 0;
+  if (active) {
+#pragma unroll 8
+    for (index_t k = threadIdx.y; k < chunks; k += SLICES) total += from[k * width];
+  }
+  sums[threadIdx.y][threadIdx.x] = total;
+  __syncthreads();
+  if (!active || threadIdx.y) return;
+  for (int slice = 1; slice < SLICES; slice++) total += sums[slice][threadIdx.x];
+  if (column < of_A) {
+    const index_t i = column % channels * states + column / channels;
+    dA_log[i] = total * -exp(A_log[i]);
+  } else if (column < of_A + channels) {
+    ddt_bias[column - of_A] = total;
+  } else {
+    dD[column - of_A - channels] = total;
+  }
+}
+
+// Backward 5. The sum over blocks of channels of their parts of dbc, (blocks, T, 2N).
+extern "C" __global__ void scan_sum_blocks(
+    real* __restrict__ dbc, index_t dbc_row, const real* __restrict__ parts,
+    index_t n_blocks, index_t tokens, index_t columns) {
+  const index_t i = index_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= tokens * columns) return;
+  real total = 0;
+  for (index_t block = 0; block < n_blocks; block++) total += parts[block * tokens * columns + i];
+  dbc[i / columns * dbc_row + i % columns] = total;
+}

@@ -1,0 +1,84 @@
+"""The CUDA scan, run on the CPU, against the reference kernels in float64."""
+
+import os
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+
+from calmgrad.backend import load
+from calmgrad.kernels.cuda import CudaKernels
+from calmgrad.kernels.protocol import Array
+from tests.cuda_on_cpu.device import EmulatedDevice, compiler
+from tests.cuda_on_cpu.scan import run_scan
+from tests.ops.helpers import assert_near
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+
+TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
+# Lengths around a chunk, and long ones; channels around a warp and a block; states around a tile.
+SIZES = [
+    ((1,), 1, 1),
+    ((15,), 5, 3),
+    ((16,), 31, 16),
+    ((17,), 33, 17),
+    ((255, 256, 257), 20, 16),
+    ((768,), 4, 16),
+    ((15, 16, 17, 1, 40), 37, 2),
+    ((3, 1, 1, 33), 130, 16),
+    ((20, 1, 18), 257, 5),
+    ((1, 33), 2, 255),
+]
+MIXED = ((15, 16, 17, 1, 40), 130, 17)
+
+
+def emulated(
+    schedule: int, lengths: tuple[int, ...], channels: int, states: int, dtype: str
+) -> dict[str, Array]:
+    device = EmulatedDevice(schedule)
+    return run_scan(CudaKernels(device), device.xp, lengths, channels, states, dtype)
+
+
+@cache
+def expected(lengths: tuple[int, ...], channels: int, states: int) -> dict[str, Array]:
+    return run_scan(load("reference").kernels, np, lengths, channels, states, "float64")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("lengths", "channels", "states"), SIZES)
+def test_equals_the_reference(
+    lengths: tuple[int, ...], channels: int, states: int, dtype: str
+) -> None:
+    got = emulated(0, lengths, channels, states, dtype)
+    tolerance = TOLERANCE[dtype] * (2 if states > 100 else 1)  # added up one after the other
+    for name, right in expected(lengths, channels, states).items():
+        assert_near(got[name], right, tolerance, name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_bytes_in_every_order_of_threads(dtype: str) -> None:
+    first = emulated(0, *MIXED, dtype)
+    for schedule in (1, 2, 3, 4, 9):
+        other = emulated(schedule, *MIXED, dtype)
+        for name, array in first.items():
+            assert array.tobytes() == other[name].tobytes(), (schedule, name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="mistakes are tried in forked processes")
+def test_mistakes_are_found() -> None:
+    """Six of them; all with CALMGRAD_TEST_PROFILE=thorough."""
+    command = [sys.executable, "-m", "tests.cuda_on_cpu.mistakes"]
+    if os.environ.get("CALMGRAD_TEST_PROFILE") != "thorough":
+        command.append("6")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_workspace_is_bounded() -> None:
+    """In (T, C) arrays of a training batch: one for the gradients of states, and little more."""
+    kernels = CudaKernels(EmulatedDevice())
+    for channels in (96, 256, 1024):
+        size = kernels.selective_scan_workspace(6144, 384, channels, 16)
+        assert size <= 1.5 * 6144 * channels
