@@ -8,6 +8,11 @@ ALIGN = 64  # bytes: one cache line, one AVX-512 register
 GROWTH = 1.5
 
 
+def address(array: Array) -> int:
+    """Where an array begins, on the host or the device."""
+    return int(array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr)
+
+
 class Arena:
     """A bump allocator over a flat array; `reset` frees everything at once.
 
@@ -27,6 +32,11 @@ class Arena:
     def capacity(self) -> int:
         """Elements this arena holds."""
         return sum(block.size for block in self._blocks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes this arena holds."""
+        return int(self.capacity * self.dtype.itemsize)
 
     def take(self, shape: tuple[int, ...]) -> Array:
         """An uninitialised view of `shape`."""
@@ -70,8 +80,7 @@ class Arena:
     def _block(self, size: int) -> Array:
         extra = ALIGN // self.dtype.itemsize
         flat = self.xp.empty(size + extra, self.dtype)
-        pointer = flat.ctypes.data if hasattr(flat, "ctypes") else flat.data.ptr
-        skip = -pointer % ALIGN // self.dtype.itemsize
+        skip = -address(flat) % ALIGN // self.dtype.itemsize
         return flat[skip : skip + size]
 
 

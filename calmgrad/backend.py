@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -10,6 +10,9 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from calmgrad import devices
+from calmgrad.errors import OutOfMemoryError
+from calmgrad.kernels.cuda.device import PRECISIONS, Device, Precision
 from calmgrad.kernels.protocol import Array, ArrayModule, Kernels
 
 Name = Literal["reference", "cpu", "cuda"]
@@ -18,24 +21,79 @@ NAMES: tuple[Name, ...] = ("reference", "cpu")
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """An array module (NumPy or CuPy) and the kernels that go with it."""
+    """An array module (NumPy or CuPy) and the kernels that go with it.
+
+    Attributes:
+        device: the GPU; None: arrays are the host's.
+    """
 
     name: Name
     xp: ArrayModule
     kernels: Kernels
+    device: Device | None = None
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Around all that is done with arrays of a device, in whichever thread.
+
+        Raises:
+            OutOfMemoryError: the device has no room for an array.
+        """
+        return nullcontext() if self.device is None else _active(self.device)
+
+    @property
+    def where(self) -> str:
+        """ "cpu" or "cuda:0"."""
+        return "cpu" if self.device is None else f"cuda:{self.device.index}"
+
+    @property
+    def told(self) -> str:
+        """The device in half a line."""
+        return "cpu" if self.device is None else f"{self.where} ({self.device.name})"
+
+
+def load(name: str, precision: Precision = "float32") -> Backend:
+    """A backend: `reference` (whole arrays), `cpu` (Numba), `cuda` or `cuda:1` (CuPy).
+
+    Args:
+        precision: of a GPU's products: "float32", or "tf32" or "bf16", which round the factors.
+
+    Raises:
+        ValueError: there is no backend, or precision, of this name.
+        DeviceError: what is missing for it.
+    """
+    if precision not in PRECISIONS:
+        expected = ", ".join(PRECISIONS)
+        raise ValueError(f"matmul_precision {precision!r}: expected one of {expected}")
+    if name in NAMES:
+        return _on_host(cast(Name, name))
+    if name.partition(":")[0] != "cuda":
+        known = ", ".join((*NAMES, "cuda"))
+        raise ValueError(f"unknown backend {name!r}: expected one of {known}")
+    index = devices.resolve(name).index
+    assert index is not None
+    return _on_device(index, precision)
 
 
 @cache
-def load(name: Name) -> Backend:
-    """Import a backend: `reference` (whole arrays) or `cpu` (Numba).
+def _on_host(name: Name) -> Backend:
+    return Backend(name, np, cast(Kernels, import_module(f"calmgrad.kernels.{name}")))
 
-    Raises:
-        ValueError: there is no backend of this name.
-    """
-    if name not in NAMES:
-        raise ValueError(f"unknown backend {name!r}: expected one of {', '.join(NAMES)}")
-    kernels = import_module(f"calmgrad.kernels.{name}")
-    return Backend(name, np, cast(Kernels, kernels))
+
+@cache
+def _on_device(index: int, precision: Precision) -> Backend:
+    device = devices.open_device(index, precision)
+    kernels = import_module("calmgrad.kernels.cuda").CudaKernels(device)
+    return Backend("cuda", device.xp, kernels, device)
+
+
+@contextmanager
+def _active(device: Device) -> Iterator[None]:
+    try:
+        with device.active():
+            yield
+    except MemoryError as error:
+        text = " ".join(str(error).split())
+        raise OutOfMemoryError(f"cuda:{device.index} ({device.name}): {text}") from error
 
 
 @cache

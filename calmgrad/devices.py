@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 
 from calmgrad import nvidia
@@ -33,7 +32,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """ "cpu", "cuda:0", … """
+        """ "cpu", "cuda:0", …"""
         return "cpu" if self.index is None else f"cuda:{self.index}"
 
 
@@ -72,9 +71,7 @@ def open_device(index: int, precision: Precision) -> Device:
     """
     _check_installed()
     with _told():
-        device = CupyDevice(precision, index)
-        device.check()
-        return device
+        return CupyDevice(precision, index)
 
 
 def _check_installed() -> None:
@@ -137,8 +134,3 @@ def _reason(error: Exception) -> str | None:
     if "NoDevice" in text:
         return "the NVIDIA driver finds no GPU (in a container: docker run --gpus all)"
     return text
-
-
-def loaded_kernels(device: Device) -> object:
-    """The CUDA kernels on a device."""
-    return import_module("calmgrad.kernels.cuda").CudaKernels(device)

@@ -38,6 +38,37 @@ def forecast(
     )
 
 
+# --- on a device ----------------------------------------------------------------------------------
+
+SHARE = 0.75  # of a device's memory that a batch may take; the rest: CUDA, kernels, other programs
+BUFFERS = 8  # flat ones on it: weights, gradients of shard and batch, m, v, Fisher, anchor, a copy
+TYPICAL = (4096, 16)  # tokens and sequences, to tell the bytes of a token
+
+
+def bytes_of_a_token(config: ModelConfig) -> float:
+    """About what one more token of a shard takes."""
+    return activations(config, *TYPICAL) / TYPICAL[0]
+
+
+def device_shard_tokens(config: ModelConfig, total: int) -> int:
+    """The most tokens of a shard on a device with so many bytes of memory.
+
+    A larger batch is cut into several. It depends on what the device has, not on what is free
+    now, so that the cut, and with it the last bits, are the same at every run.
+    """
+    room = SHARE * total - FLOAT * config.param_count * BUFFERS
+    tokens = int(room / bytes_of_a_token(config))
+    return max(tokens // 1024 * 1024, 1024)
+
+
+def device_forecast(config: ModelConfig, shard_tokens: int, shard_sequences: int) -> int:
+    """Bytes that training takes on a device, without CUDA's own (about 500 MB)."""
+    return FLOAT * config.param_count * BUFFERS + activations(config, shard_tokens, shard_sequences)
+
+
+# --- on the host ----------------------------------------------------------------------------------
+
+
 def resident() -> int:
     """Bytes of memory this process holds now (its peak, where the system does not tell)."""
     try:

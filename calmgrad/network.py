@@ -76,16 +76,24 @@ def logits(p: Parameters, config: ModelConfig, tokens: Array, packing: Packing) 
 
 
 def token_losses(
-    p: Parameters, config: ModelConfig, tokens: Array, packing: Packing, targets: Array
+    p: Parameters,
+    config: ModelConfig,
+    tokens: Array,
+    packing: Packing,
+    targets: Array,
+    rows: Array | None = None,
 ) -> Tensor:
-    """(K,) negative log likelihoods in nats of the K targets that are not negative, in order.
+    """(K,) negative log likelihoods in nats of K targets.
+
+    Args:
+        targets: (K,) what is to be predicted.
+        rows: (K,) where; None: at every token.
 
     The other tokens (a prompt's) are read, but need no logits: an eighth of nano's work.
     """
     x = stream(p, config, tokens, packing)
-    if (targets < 0).any():
-        rows = (targets >= 0).nonzero()[0]
-        x, targets = select_rows(x, rows), targets[rows]
+    if rows is not None:
+        x = select_rows(x, rows)
     scores = linear(normed(p, "ln_f", x), p["token_emb.weight"], transposed=True)
     return cross_entropy(scores, targets)
 

@@ -1,58 +1,38 @@
-"""A batch cut into shards of whole sequences, run on worker threads, summed in order.
+"""The shards of a batch, run on worker threads, summed in order.
 
 The cut depends on the batch alone and the sum on the order of the shards, so the result is the
 same at any number of threads, to the last bit; and memory is bounded by threads times one shard.
+On a GPU a batch is one shard, as far as its memory goes, and the calling thread runs it.
 """
 
-import heapq
 import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import backend as backends
-from calmgrad.backend import Backend
+from calmgrad import memory
+from calmgrad.backend import Backend, to_numpy
 from calmgrad.config import ModelConfig
+from calmgrad.cutting import SHARD_TOKENS, Shard, blocks, cut, pack, pack_targets
+from calmgrad.errors import OutOfMemoryError
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import views
 from calmgrad.network import Parameters, embeddings, logits, token_losses
 from calmgrad.packing import Packing
+from calmgrad.staging import Staging
 from calmgrad.tape import Tape, Tensor
-from calmgrad.tokenizer import PAD
 
-SHARD_TOKENS = 512  # from here on a token costs the same, whatever the shard
-BLOCK_TOKENS = 32 * SHARD_TOKENS  # of a long list, so many are handed to the threads at once
-SMALL_BATCH = 256  # below this many tokens, cutting costs more than a second thread brings
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Some sequences of a batch, packed.
-
-    Attributes:
-        rows: which sequences of the batch, in order.
-        tokens: (T,) int64, their tokens back to back.
-        packing: where each begins.
-        targets: (T,) int64, what each position shall predict, -1 for nothing; None for
-            embeddings.
-    """
-
-    rows: list[int]
-    tokens: NDArray[np.int64]
-    packing: Packing
-    targets: NDArray[np.int64] | None = None
-
-    def target_counts(self) -> NDArray[np.int64]:
-        """(B,) number of targets of each sequence."""
-        assert self.targets is not None
-        starts = self.packing.offsets[:-1]
-        return np.asarray(np.add.reduceat(self.targets >= 0, starts, dtype=np.int64))
+__all__ = [
+    "SHARD_TOKENS", "Head", "Runner", "Shard", "Worker", "cut", "embedding_head", "logits_head",
+    "loss_head", "pack", "pack_targets",
+]  # fmt: skip
 
 
 class Head(Protocol):
@@ -68,8 +48,8 @@ def logits_head(parameters: Parameters, config: ModelConfig, shard: Shard) -> Te
 
 def loss_head(parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor:
     """(K,) negative log likelihoods of the shard's K targets, in order."""
-    assert shard.targets is not None
-    return token_losses(parameters, config, shard.tokens, shard.packing, shard.targets)
+    targets, rows = shard.questions()
+    return token_losses(parameters, config, shard.tokens, shard.packing, targets, rows)
 
 
 def embedding_head(how: str, unit: bool = True) -> Head:
@@ -81,92 +61,30 @@ def embedding_head(how: str, unit: bool = True) -> Head:
     return head
 
 
-def cut(lengths: Sequence[int], shard_tokens: int = SHARD_TOKENS) -> list[list[int]]:
-    """Divide sequences of these lengths among shards of about `shard_tokens` tokens.
-
-    The longest sequence first, always into the emptiest shard; a sequence longer than
-    `shard_tokens` gets a shard of its own. An even number of shards, to suit two threads.
-    """
-    long = [i for i, n in enumerate(lengths) if n >= shard_tokens]
-    short = [i for i, n in enumerate(lengths) if n < shard_tokens]
-    tokens = sum(lengths[i] for i in short)
-    count = -(-tokens // shard_tokens)
-    if tokens >= SMALL_BATCH and (count + len(long)) % 2:
-        count += 1
-    count = min(count, len(short))
-    shards: list[list[int]] = [[] for _ in range(count)]
-    fill = [(0, shard) for shard in range(count)]
-    for i in sorted(short, key=lambda i: -lengths[i]):
-        load, shard = heapq.heappop(fill)
-        shards[shard].append(i)
-        heapq.heappush(fill, (load + lengths[i], shard))
-    return [[i] for i in long] + [sorted(shard) for shard in shards]
-
-
-def pack(sequences: Sequence[NDArray[np.int64]], shard_tokens: int = SHARD_TOKENS) -> list[Shard]:
-    """Cut and pack a batch; sequences without a token are left out."""
-    present = [i for i, tokens in enumerate(sequences) if tokens.size]
-    shards = []
-    for part in cut([sequences[i].size for i in present], shard_tokens):
-        rows = [present[i] for i in part]
-        packing = Packing.of([sequences[i].size for i in rows])
-        shards.append(Shard(rows, np.concatenate([sequences[i] for i in rows]), packing))
-    return shards
+def placed(shard: Shard, seed: Array | None, staging: Staging) -> tuple[Shard, Array | None]:
+    """A shard on the device, and the gradient of its output, until the next one is placed."""
+    packing = shard.packing
+    wanted = {"tokens": shard.tokens, "offsets": packing.offsets, "pos": packing.pos}
+    wanted["chunk_offsets"] = packing.chunk_offsets
+    if shard.targets is not None:
+        wanted["targets"], rows = shard.questions()
+        if rows is not None:
+            wanted["rows"] = rows
+    if isinstance(seed, np.ndarray):
+        wanted["seed"] = seed
+    there = dict(zip(wanted, staging.send(list(wanted.values())), strict=True))
+    on_device = replace(
+        shard,
+        tokens=there["tokens"],
+        packing=Packing(there["offsets"], there["pos"], there["chunk_offsets"]),
+        asked=(there["targets"], there.get("rows")) if "targets" in there else None,
+    )
+    return on_device, there.get("seed", seed)
 
 
-def pack_targets(
-    sequences: Sequence[NDArray[np.int64]],
-    cmd_positions: Sequence[int],
-    shard_tokens: int = SHARD_TOKENS,
-) -> tuple[list[Shard], NDArray[np.int64]]:
-    """Cut and pack training sequences; return the shards and each sequence's target count.
-
-    A sequence without targets has neither loss nor gradient, and is in no shard.
-    """
-    whole = Packing.of([s.size for s in sequences])
-    tokens = np.concatenate(sequences)
-    targets = targets_of(tokens, whole, np.asarray(cmd_positions))
-    starts, ends = whole.offsets[:-1], whole.offsets[1:]
-    counts = np.add.reduceat(targets >= 0, starts, dtype=np.int64)
-    present = np.flatnonzero(counts)
-    # The last token of a sequence predicts nothing and, the network being causal, is not read.
-    begin, end = starts.tolist(), (ends - 1).tolist()
-    shards = []
-    for part in cut([end[i] - begin[i] for i in present], shard_tokens):
-        rows = [int(present[i]) for i in part]
-        spans = [slice(begin[i], end[i]) for i in rows]
-        read = np.concatenate([tokens[span] for span in spans])
-        wanted = np.concatenate([targets[span] for span in spans])
-        shards.append(Shard(rows, read, Packing.of([end[i] - begin[i] for i in rows]), wanted))
-    return shards, counts
-
-
-def targets_of(
-    tokens: NDArray[np.int64], packing: Packing, cmd_positions: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """What each token of packed sequences shall predict; -1: nothing.
-
-    Position t >= cmd_pos of a sequence predicts token t + 1 unless that is PAD (FORMATS §7).
-    """
-    targets = np.append(tokens[1:], PAD)
-    targets[packing.offsets[1:] - 1] = -1
-    targets[packing.pos < np.repeat(cmd_positions, np.diff(packing.offsets))] = -1
-    targets[targets == PAD] = -1
-    return targets
-
-
-def blocks(sequences: Iterable[NDArray[np.int64]]) -> Iterator[list[NDArray[np.int64]]]:
-    """Any number of sequences, in lists of about `BLOCK_TOKENS` tokens."""
-    block: list[NDArray[np.int64]] = []
-    tokens = 0
-    for sequence in sequences:
-        block.append(sequence)
-        tokens += sequence.size
-        if tokens >= BLOCK_TOKENS:
-            yield block
-            block, tokens = [], 0
-    if block:
-        yield block
+# What is kept of a shard's output, which is only lent: called with the output, the gradient of it
+# (None in a forward pass) and the shard's number.
+Keep = Callable[[Array, Array | None, int], Any]
 
 
 class Worker:
@@ -180,16 +98,32 @@ class Worker:
         self.parameters = {k: self.tape.parameter(v, named_grads[k]) for k, v in named.items()}
         self.forward_tape = Tape(backend, weights.dtype.name, record=False)
         self.forward_parameters = {k: self.forward_tape.parameter(v) for k, v in named.items()}
+        self._staging = None if backend.device is None else Staging(backend.device)
 
-    def run(self, shard: Shard, head: Head, seed: Array | None) -> Any:
-        """The output for a shard; with a seed gradient for it, `grads` holds the parameters'."""
+    def run(
+        self, shard: Shard, head: Head, seed: Array | None, keep: Keep | None = None, i: int = 0
+    ) -> Any:
+        """What is kept of the output for a shard: a copy on the host, unless `keep` says else.
+
+        With a seed gradient for the output, `grads` holds the parameters' afterwards.
+        """
+        if self._staging is not None:
+            shard, seed = placed(shard, seed, self._staging)
         if seed is None:
             self.forward_tape.begin()
-            return np.array(head(self.forward_parameters, self.config, shard).value)
-        self.tape.begin()
-        output = head(self.parameters, self.config, shard)
-        self.tape.backward(output, seed)
-        return np.array(output.value)
+            output = head(self.forward_parameters, self.config, shard)
+        else:
+            self.tape.begin()
+            output = head(self.parameters, self.config, shard)
+            self.tape.backward(output, seed)
+        if keep is not None:
+            return keep(output.value, seed, i)
+        return np.array(to_numpy(output.value))
+
+    def held(self) -> int:
+        """Bytes of its tapes' memory."""
+        tapes = (self.tape, self.forward_tape)
+        return sum(t.values.nbytes + t.pool.arena.nbytes for t in tapes)
 
 
 def default_threads() -> int:
@@ -206,19 +140,53 @@ class Runner:
     """Worker threads that run shards over one flat buffer of weights.
 
     Args:
-        weights: flat, in buffer order; read at every run, never written.
-        threads: how many shards are worked on at once.
+        weights: flat, in buffer order; read at every run, never written. Or a function that
+            gives them, always the same array, brought up to date.
+        threads: how many shards are worked on at once; on a device, one.
     """
 
     def __init__(
-        self, backend: Backend, config: ModelConfig, weights: Array, threads: int | None = None
+        self,
+        backend: Backend,
+        config: ModelConfig,
+        weights: Array | Callable[[], Array],
+        threads: int | None = None,
     ) -> None:
         self.threads = default_threads() if threads is None else threads
         if not isinstance(self.threads, int) or self.threads < 1:
             raise ValueError(f"threads = {threads}: expected 1 or more")
         self._backend, self._config, self._weights = backend, config, weights
+        self._device_bound = 0  # tokens of a shard on a device
+        if backend.device is not None:
+            self.threads = 1
+            self._device_bound = memory.device_shard_tokens(config, backend.device.memory()[1])
         self._workers: list[Worker] = []
         self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """Where the shards are run."""
+        return self._backend
+
+    def cut(self, lengths: Sequence[int], shard_tokens: int = SHARD_TOKENS) -> list[list[int]]:
+        """`cut` as is right for the backend; a device has a bound of its own for the tokens."""
+        return cut(lengths, self._device_bound or shard_tokens, self._device_bound > 0)
+
+    def pack(
+        self, sequences: Sequence[NDArray[np.int64]], shard_tokens: int = SHARD_TOKENS
+    ) -> list[Shard]:
+        """`pack` as is right for the backend."""
+        return pack(sequences, self._device_bound or shard_tokens, self._device_bound > 0)
+
+    def pack_targets(
+        self,
+        sequences: Sequence[NDArray[np.int64]],
+        cmd_positions: Sequence[int],
+        shard_tokens: int = SHARD_TOKENS,
+    ) -> tuple[list[Shard], NDArray[np.int64]]:
+        """`pack_targets` as is right for the backend."""
+        bound = self._device_bound
+        return pack_targets(sequences, cmd_positions, bound or shard_tokens, bound > 0)
 
     def run(
         self,
@@ -226,8 +194,9 @@ class Runner:
         head: Head,
         seeds: Sequence[Array] | None = None,
         add: Callable[[Array, int], None] | None = None,
+        keep: Keep | None = None,
     ) -> list[Any]:
-        """Each shard's output, in order.
+        """What is kept of each shard's output, in order.
 
         Args:
             shards: of one batch.
@@ -235,11 +204,32 @@ class Runner:
             seeds: the gradient of each shard's output; None for a forward pass alone.
             add: called with a shard's flat gradient and number, in the order of the shards,
                 one at a time; the gradient is only lent, and may be overwritten.
+            keep: what is kept of each output; None: a copy on the host.
+
+        Raises:
+            OutOfMemoryError: a shard does not fit into a device; says what would.
         """
+        try:
+            with self._backend.active():
+                return self._run(shards, head, seeds, add, keep)
+        except OutOfMemoryError as error:
+            room = self._room()
+            self._workers.clear()
+            raise _too_large(self._backend, self._config, shards, room) from error
+
+    def _run(
+        self,
+        shards: Sequence[Shard],
+        head: Head,
+        seeds: Sequence[Array] | None,
+        add: Callable[[Array, int], None] | None,
+        keep: Keep | None,
+    ) -> list[Any]:
+        weights = self._weights() if callable(self._weights) else self._weights
         count = min(self.threads, len(shards))
         while len(self._workers) < count:
-            self._workers.append(Worker(self._backend, self._config, self._weights))
-        batch = _Batch(shards, head, seeds, add)
+            self._workers.append(Worker(self._backend, self._config, weights))
+        batch = _Batch(shards, head, seeds, add, keep)
         with backends.one_blas_thread():
             if count <= 1:
                 for worker in self._workers[:count]:
@@ -252,6 +242,11 @@ class Runner:
                     job.result()
         return batch.outputs
 
+    def _room(self) -> int:
+        """Bytes of the device that a batch could have, were the workers' own given back."""
+        assert self._backend.device is not None
+        return self._backend.device.memory()[0] + sum(worker.held() for worker in self._workers)
+
     def rows(
         self, sequences: Iterable[NDArray[np.int64]], head: Head
     ) -> Iterator[NDArray[np.float32]]:
@@ -260,7 +255,7 @@ class Runner:
         They come some hundred at a time, and that many sequences are held at once.
         """
         for block in blocks(sequences):
-            shards = pack(block)
+            shards = self.pack(block)
             rows = np.empty((len(block), self._config.d_model), np.float32)
             for shard, part in zip(shards, self.run(shards, head), strict=True):
                 rows[shard.rows] = part
@@ -283,8 +278,10 @@ class _Batch:
         head: Head,
         seeds: Sequence[Array] | None,
         add: Callable[[Array, int], None] | None,
+        keep: Keep | None,
     ) -> None:
         self.shards, self.head, self.seeds, self.add = shards, head, seeds, add
+        self.keep = keep
         self.outputs: list[Any] = [None] * len(shards)
         self._next = itertools.count()
         self._turn = threading.Condition()
@@ -299,7 +296,7 @@ class _Batch:
                     if i >= len(self.shards) or self._failed:
                         return
                     seed = None if self.seeds is None else self.seeds[i]
-                    self.outputs[i] = worker.run(self.shards[i], self.head, seed)
+                    self.outputs[i] = worker.run(self.shards[i], self.head, seed, self.keep, i)
                     if self.add is not None:
                         self._hand_in(worker.grads, i)
         except BaseException:
@@ -318,3 +315,24 @@ class _Batch:
         with self._turn:
             self._added += 1
             self._turn.notify_all()
+
+
+def _too_large(
+    backend: Backend, config: ModelConfig, shards: Sequence[Shard], room: int
+) -> OutOfMemoryError:
+    """What a batch takes that did not fit, and how large one may be that does."""
+    largest = max(shards, key=lambda shard: shard.tokens.size)
+    tokens, sequences = largest.tokens.size, len(largest.rows)
+    needed = memory.activations(config, tokens, sequences)
+    fitting = int(0.9 * room / memory.bytes_of_a_token(config))
+    if fitting >= tokens:  # the forecast was too low
+        fitting = tokens // 2
+    advice = "no batch fits: something else holds its memory"
+    if fitting >= 1:
+        advice = f"about {fitting:,} tokens would fit: batch_tokens = {fitting}"
+        if fitting * sequences // tokens >= 1:
+            advice += f", or batch_size = {fitting * sequences // tokens}"
+    return OutOfMemoryError(
+        f"{backend.told}: out of memory: {tokens:,} tokens ({sequences} sequences) at once take"
+        f" about {needed / 1e6:,.0f} MB, {room / 1e6:,.0f} MB are free; {advice}"
+    )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from calmgrad.arena import Arena, Pool
+from calmgrad.arena import Arena, Pool, address
 from calmgrad.backend import Backend
 from calmgrad.kernels.protocol import Array
 
@@ -263,8 +263,14 @@ class Tape:
             return x
         self.values.release(mark)
         moved = self.empty(x.shape)
-        if moved.value.ctypes.data != x.value.ctypes.data:
+        if address(moved.value) == address(x.value):
+            return moved
+        if self.backend.device is None:
             moved.value[...] = x.value  # NumPy copies correctly where the two overlap
+        else:
+            with self.scratch(x.value.size) as copy:
+                copy[...] = x.value.reshape(-1)
+                moved.value[...] = copy.reshape(x.shape)
         return moved
 
     def backward(self, output: Tensor, seed: Array) -> None:

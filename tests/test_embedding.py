@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import calmgrad
-from calmgrad import shards
+from calmgrad import cutting
 from calmgrad.model import Model, Tokens
 
 
@@ -66,7 +66,7 @@ def test_what_counts_as_many(model: Model) -> None:
 
 
 def test_of_many_only_a_block_is_held(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "BLOCK_TOKENS", 1000)
+    monkeypatch.setattr(cutting, "BLOCK_TOKENS", 1000)
     taken = 0
 
     def endless() -> Iterator[str]:

@@ -16,21 +16,21 @@ FOLDERS = {"calmgrad": "calmgrad", "kernels": "calmgrad.kernels", "cli": "calmgr
 # From the bottom up. A module may import from the lines above its own and, without a circle,
 # from its own line. A package stands for everything in it.
 LAYERS = [
-    "errors config layout tokenizer blas",
+    "errors config layout tokenizer blas nvidia",
     "kernels",
-    "arena shapes packing backend",
+    "arena shapes packing devices backend staging mirror",
     "tape",
     "ops",
-    "network",
+    "network memory cutting",
     "shards nan_search",
     "formats domains template prompt",
     "decoder sampling generation",
     "model",
-    "optim schedule ewc",
-    "trainer",
+    "optim schedule ewc update fisher",
+    "trainer trainer_state",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
-    " plots continual memory rundir starting training conversion dataset_statistics dataset_editing"
+    " plots continual rundir starting training conversion dataset_statistics dataset_editing"
     " redaction retrieval contrastive texts search suggestions ceilings op_profile events run"
     " run_state resume saving telling",
     "calmgrad",  # calmgrad/__init__.py: the public names

@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 
 from calmgrad import backend as backends
 from calmgrad import new_model
-from calmgrad.shards import (
-    SMALL_BATCH,
-    Runner,
-    Shard,
-    cut,
-    default_threads,
-    loss_head,
-    pack,
-    pack_targets,
-)
+from calmgrad.cutting import SMALL_BATCH, Shard, cut, pack, pack_targets
+from calmgrad.shards import Runner, default_threads, loss_head
 from calmgrad.tape import Tensor
 from calmgrad.tokenizer import PAD
 
