@@ -106,9 +106,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_chunk_states(
 
 // The number of chunks before sequence b: where its offset stands in chunk_offsets.
 __device__ __forceinline__ index_t chunks_before(
-    const index_t* offsets, const index_t* chunk_offsets, index_t b) {
+    const index_t* offsets, const index_t* chunk_offsets, index_t chunks, index_t b) {
   const index_t offset = offsets[b];
   index_t low = (offset + CHUNK - 1) / CHUNK, high = offset / CHUNK + b;
+  if (high > chunks) high = chunks;
   while (low < high) {
     const index_t middle = (low + high) / 2;
     if (chunk_offsets[middle] < offset) low = middle + 1;
@@ -121,14 +122,14 @@ __device__ __forceinline__ index_t chunks_before(
 // of one sequence.
 extern "C" __global__ void __launch_bounds__(THREADS) scan_join_states(
     real* __restrict__ ends, const real* __restrict__ times, const real* __restrict__ A_log,
-    const index_t* __restrict__ offsets, const index_t* __restrict__ chunk_offsets,
+    const index_t* __restrict__ offsets, const index_t* __restrict__ chunk_offsets, index_t chunks,
     index_t channels, index_t states) {
   const index_t i = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
   if (i >= channels * states) return;
   const index_t n = i / channels, c = i % channels;
   const real rate = rate_of(A_log[c * states + n]);
-  const index_t first = chunks_before(offsets, chunk_offsets, blockIdx.x);
-  const index_t last = chunks_before(offsets, chunk_offsets, blockIdx.x + 1);
+  const index_t first = chunks_before(offsets, chunk_offsets, chunks, blockIdx.x);
+  const index_t last = chunks_before(offsets, chunk_offsets, chunks, blockIdx.x + 1);
   real h = 0, added[AHEAD], decay[AHEAD];
   for (index_t k = first; k < last; k += AHEAD) {
 #pragma unroll
@@ -239,14 +240,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_chunk_gradients(
 // Backward 2. From what leaves each chunk to what enters it at its end, in place.
 extern "C" __global__ void __launch_bounds__(THREADS) scan_join_gradients(
     real* __restrict__ leaving, const real* __restrict__ times, const real* __restrict__ A_log,
-    const index_t* __restrict__ offsets, const index_t* __restrict__ chunk_offsets,
+    const index_t* __restrict__ offsets, const index_t* __restrict__ chunk_offsets, index_t chunks,
     index_t channels, index_t states) {
   const index_t i = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
   if (i >= channels * states) return;
   const index_t n = i / channels, c = i % channels;
   const real rate = rate_of(A_log[c * states + n]);
-  const index_t first = chunks_before(offsets, chunk_offsets, blockIdx.x);
-  const index_t last = chunks_before(offsets, chunk_offsets, blockIdx.x + 1);
+  const index_t first = chunks_before(offsets, chunk_offsets, chunks, blockIdx.x);
+  const index_t last = chunks_before(offsets, chunk_offsets, chunks, blockIdx.x + 1);
   real g = 0, added[AHEAD], decay[AHEAD];
   for (index_t k = last - 1; k >= first; k -= AHEAD) {
 #pragma unroll

@@ -119,7 +119,8 @@ class SelectiveScan(Launcher):
         grid = (offsets.shape[0] - 1, blocks(channels * states, THREADS), 1)
         self.launch(
             "selective_scan", entry, grid, (THREADS, 1, 1), A_log.dtype,
-            per_chunk, times, A_log, offsets, chunk_offsets, channels, states,
+            per_chunk, times, A_log, offsets, chunk_offsets, chunk_offsets.shape[0] - 1,
+            channels, states,
         )  # fmt: skip
 
 

@@ -120,6 +120,13 @@ def _wrapping(function: Any) -> Any:
     return call
 
 
+class _Add:
+    """`add`, with its `at`."""
+
+    __call__ = staticmethod(_wrapping(np.add))
+    at = staticmethod(_wrapping(np.add.at))
+
+
 class ArrayModule:
     """Stands for the module `cupy`: NumPy's functions on device arrays, on guarded memory."""
 
@@ -152,3 +159,4 @@ class ArrayModule:
         return DeviceArray(array)
 
     array = asarray
+    add = _Add()

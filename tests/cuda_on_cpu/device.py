@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from calmgrad.backend import Backend
+from calmgrad.kernels.cuda import CudaKernels
 from calmgrad.kernels.cuda.device import Argument, Function, Triple
 from tests.cuda_on_cpu.array import ArrayModule, DeviceArray
 
@@ -75,6 +77,12 @@ class EmulatedDevice:
     def gemm(self, out: Any, a: Any, b: Any, beta: float) -> None:
         total = a.held @ b.held
         out.held[...] = total if beta == 0 else total + beta * out.held
+
+
+def emulated(schedule: int = 0) -> Backend:
+    """The backend of the CUDA kernels, on a device of its own."""
+    device = EmulatedDevice(schedule)
+    return Backend("cuda", device.xp, CudaKernels(device))
 
 
 def _parameters(source: str, entry: str) -> list[str]:

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from calmgrad.kernels.protocol import Array
+from calmgrad.kernels.protocol import Array, ArrayModule
 from calmgrad.ops import basic
 from calmgrad.ops.causal_conv1d import causal_conv1d
 from calmgrad.ops.cross_entropy import cross_entropy
@@ -51,11 +51,12 @@ class Case:
 
 
 class Draw:
-    """Random arrays of the sizes of one case."""
+    """Random arrays of the sizes of one case; whole numbers where the backend's arrays are."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, xp: ArrayModule = np) -> None:
+        self.xp = xp
         self.rng = np.random.default_rng(sizes.seed)
-        self.packing = Packing.of(sizes.lengths)
+        self.packing = Packing.of(sizes.lengths, xp)
         self.T = sum(sizes.lengths)
         self.C, self.N, self.K, self.R = sizes.channels, sizes.states, sizes.taps, sizes.rank
 
@@ -74,7 +75,7 @@ class Draw:
         """The first is 0; the others are at least `low` and below `high`."""
         result = self.rng.integers(low, high, count)
         result[0] = 0
-        return result
+        return self.xp.asarray(result)
 
 
 Builder = Callable[[Draw], Case]
@@ -137,7 +138,7 @@ def _embedding(d: Draw) -> Case:
 def _select_rows(d: Draw) -> Case:
     rows = np.flatnonzero(d.rng.random(d.T) < 0.6)
     rows = np.union1d(rows, [0, d.T - 1])  # so that y depends on the first and last element
-    return Case(partial(select_rows, rows=rows), {"x": d.normal(d.T, d.C)})
+    return Case(partial(select_rows, rows=d.xp.asarray(rows)), {"x": d.normal(d.T, d.C)})
 
 
 def _cross_entropy(d: Draw) -> Case:
@@ -298,6 +299,6 @@ BUILDERS: dict[str, list[Builder]] = {
 }
 
 
-def cases(name: str, sizes: Sizes) -> list[Case]:
-    """All cases of the op `module.function`."""
-    return [build(Draw(sizes)) for build in BUILDERS[name]]
+def cases(name: str, sizes: Sizes, xp: ArrayModule = np) -> list[Case]:
+    """All cases of the op `module.function`, for a backend with the array module `xp`."""
+    return [build(Draw(sizes, xp)) for build in BUILDERS[name]]

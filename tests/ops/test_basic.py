@@ -10,7 +10,7 @@ from calmgrad.backend import Backend
 from calmgrad.kernels.protocol import Array
 from calmgrad.ops import basic
 from calmgrad.tape import Tape, Tensor
-from tests.ops.helpers import forward, run
+from tests.ops.helpers import forward, on, run
 
 A = np.random.default_rng(0).standard_normal((4, 3))
 B = np.random.default_rng(1).standard_normal((4, 3))
@@ -109,7 +109,7 @@ def test_reductions(backend: Backend) -> None:
 
 
 def test_choosing(backend: Backend) -> None:
-    index = np.array([3, 0, 3])
+    index = on(backend, np.array([3, 0, 3]))
     assert_array_equal(
         forward(backend, lambda x: basic.getitem(x, index), {"x": A}), [A[3], A[0], A[3]]
     )

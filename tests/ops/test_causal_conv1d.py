@@ -37,7 +37,7 @@ def draw(lengths: list[int], channels: int, taps: int) -> dict[str, Array]:
 @pytest.mark.parametrize("lengths", [[1], [5, 1, 2], [4, 4], [2, 40, 7, 1]], ids=str)
 def test_definition(backend: Backend, lengths: list[int], channels: int, taps: int) -> None:
     inputs = draw(lengths, channels, taps)
-    y = forward(backend, partial(causal_conv1d, packing=Packing.of(lengths)), inputs)
+    y = forward(backend, partial(causal_conv1d, packing=Packing.of(lengths, backend.xp)), inputs)
     assert_near(y, by_definition(**inputs, lengths=lengths), 1e-13)
 
 
@@ -46,14 +46,14 @@ def test_sequences_do_not_see_each_other(backend: Backend) -> None:
     inputs = draw(lengths, 17, taps=4)
     weights = np.random.default_rng(5).standard_normal((29, 17))
     packed = run(
-        backend, partial(causal_conv1d, packing=Packing.of(lengths)), inputs, weights=weights
+        backend, partial(causal_conv1d, packing=Packing.of(lengths, backend.xp)), inputs, weights=weights
     )
     dweight, start = np.zeros((17, 4)), 0
     for n in lengths:
         rows = slice(start, start + n)
         alone = run(
             backend,
-            partial(causal_conv1d, packing=Packing.of([n])),
+            partial(causal_conv1d, packing=Packing.of([n], backend.xp)),
             inputs | {"x": inputs["x"][rows]},
             weights=weights[rows],
         )
@@ -68,7 +68,7 @@ def test_the_future_is_not_seen(backend: Backend) -> None:
     inputs = draw([10], 3, taps=4)
     changed = inputs["x"].copy()
     changed[6:] = 100
-    op = partial(causal_conv1d, packing=Packing.of([10]))
+    op = partial(causal_conv1d, packing=Packing.of([10], backend.xp))
     before, after = (forward(backend, op, inputs | {"x": x}) for x in (inputs["x"], changed))
     np.testing.assert_array_equal(after[:6], before[:6])
     assert (after[6:] != before[6:]).all()
@@ -80,7 +80,7 @@ def test_large_numbers(backend: Backend, size: float, dtype: str) -> None:
     inputs = {"x": np.full((2, 17), size), "weight": np.ones((17, 1))}
     done = run(
         backend,
-        partial(causal_conv1d, packing=Packing.of([2])),
+        partial(causal_conv1d, packing=Packing.of([2], backend.xp)),
         inputs,
         dtype,
         weights=np.ones((2, 17)),
@@ -103,4 +103,4 @@ def test_shapes_that_disagree(
 ) -> None:
     tape = Tape(backend)
     with pytest.raises(ValueError, match=re.escape(message)):
-        causal_conv1d(tape.empty(x), tape.empty(weight), Packing.of([3]))
+        causal_conv1d(tape.empty(x), tape.empty(weight), Packing.of([3], backend.xp))

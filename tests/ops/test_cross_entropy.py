@@ -9,7 +9,7 @@ from calmgrad.backend import Backend
 from calmgrad.kernels.protocol import Array
 from calmgrad.ops.cross_entropy import cross_entropy
 from calmgrad.tape import Tape
-from tests.ops.helpers import assert_near, forward, run
+from tests.ops.helpers import assert_near, forward, on, run
 
 
 def by_definition(logits: Array, targets: Array) -> Array:
@@ -24,14 +24,14 @@ def by_definition(logits: Array, targets: Array) -> Array:
 def test_definition(backend: Backend, classes: int) -> None:
     rng = np.random.default_rng(classes)
     logits, targets = 3 * rng.standard_normal((9, classes)), rng.integers(-1, classes, 9)
-    nll = forward(backend, partial(cross_entropy, targets=targets), {"logits": logits})
+    nll = forward(backend, partial(cross_entropy, targets=on(backend, targets)), {"logits": logits})
     assert_near(nll, by_definition(logits, targets), 1e-13)
 
 
 def test_no_target_at_all(backend: Backend) -> None:
     logits = np.random.default_rng(0).standard_normal((3, 20))
     targets = np.full(3, -1)
-    done = run(backend, partial(cross_entropy, targets=targets), {"logits": logits})
+    done = run(backend, partial(cross_entropy, targets=on(backend, targets)), {"logits": logits})
     np.testing.assert_array_equal(done.y, 0)
     np.testing.assert_array_equal(done.grads["logits"], 0)
 
@@ -40,7 +40,7 @@ def test_the_weight_of_a_row_without_a_target_does_not_matter(backend: Backend) 
     logits, targets = np.zeros((2, 4)), np.array([-1, 2])
     done = run(
         backend,
-        partial(cross_entropy, targets=targets),
+        partial(cross_entropy, targets=on(backend, targets)),
         {"logits": logits},
         weights=np.array([1e9, 1.0]),
     )
@@ -58,7 +58,7 @@ def test_large_logits(backend: Backend, classes: int, shift: float, dtype: str) 
     logits[:, 1] += 1e4
     targets = np.array([1, 0, classes - 1])
     done = run(
-        backend, partial(cross_entropy, targets=targets), {"logits": logits}, dtype, np.ones(3)
+        backend, partial(cross_entropy, targets=on(backend, targets)), {"logits": logits}, dtype, np.ones(3)
     )
     np.testing.assert_allclose(done.y, [0, 1e4, 1e4])
     expected = np.zeros((3, classes))
@@ -72,7 +72,7 @@ def test_infinity_is_not_swallowed(backend: Backend, position: int) -> None:
     logits = np.zeros((1, 21))
     logits[0, position] = np.inf
     with np.errstate(invalid="ignore"):
-        nll = forward(backend, partial(cross_entropy, targets=np.array([3])), {"logits": logits})
+        nll = forward(backend, partial(cross_entropy, targets=on(backend, np.array([3]))), {"logits": logits})
     assert np.isnan(nll).all()
 
 
@@ -80,7 +80,7 @@ def test_infinity_is_not_swallowed(backend: Backend, position: int) -> None:
 def test_nan_in_any_lane_is_seen(backend: Backend, position: int) -> None:
     logits = np.zeros((1, 21))
     logits[0, position] = np.nan
-    nll = forward(backend, partial(cross_entropy, targets=np.array([3])), {"logits": logits})
+    nll = forward(backend, partial(cross_entropy, targets=on(backend, np.array([3]))), {"logits": logits})
     assert np.isnan(nll).all()
 
 
@@ -96,4 +96,4 @@ def test_shapes_that_disagree(
 ) -> None:
     tape = Tape(backend)
     with pytest.raises(ValueError, match=re.escape(message)):
-        cross_entropy(tape.empty(logits), np.zeros(targets, np.int64))
+        cross_entropy(tape.empty(logits), on(backend, np.zeros(targets, np.int64)))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from numpy.testing import assert_array_equal
 
-from calmgrad.backend import Backend, load
+from calmgrad.backend import NAMES, Backend, Name, load, to_numpy
 from calmgrad.gradient_check import gradcheck
 from calmgrad.kernels.protocol import Array
 from calmgrad.ops.basic import add, mul
@@ -23,6 +23,7 @@ from tests.ops.helpers import (
     assert_near,
     assert_same_pass,
     forward,
+    on,
     run,
     sizes,
     weights_of,
@@ -64,12 +65,13 @@ def test_an_op_without_a_case_is_found(tmp_path: Path) -> None:
 @example(s=CORNERS[2])
 @example(s=CORNERS[3])
 @given(s=sizes())
-def test_gradients(backend: Backend, op: str, s: Sizes) -> None:
+@pytest.mark.parametrize("backend", NAMES)
+def test_gradients(backend: Name, op: str, s: Sizes) -> None:
     for case in cases(op, s):
         gradcheck(
             case,
             *case.inputs.values(),
-            backend=backend.name,
+            backend=backend,
             names=list(case.inputs),
             directions=1,
             rtol=1e-7,
@@ -78,13 +80,14 @@ def test_gradients(backend: Backend, op: str, s: Sizes) -> None:
 
 
 @every_op
-def test_every_element_of_the_gradients(backend: Backend, op: str) -> None:
+@pytest.mark.parametrize("backend", NAMES)
+def test_every_element_of_the_gradients(backend: Name, op: str) -> None:
     """Random directions could miss one wrong element among many; this cannot."""
     for case in cases(op, Sizes((3, 1), channels=2, states=3, taps=3, rank=2)):
         gradcheck(
             case,
             *case.inputs.values(),
-            backend=backend.name,
+            backend=backend,
             names=list(case.inputs),
             full=True,
         )
@@ -96,11 +99,13 @@ def test_every_element_of_the_gradients(backend: Backend, op: str) -> None:
 @example(s=CORNERS[2])
 @example(s=CORNERS[3])
 @given(s=sizes())
-def test_backends_agree(op: str, s: Sizes) -> None:
-    reference, cpu = load("reference"), load("cpu")
-    for case in cases(op, s):
+def test_backends_agree(backend: Backend, op: str, s: Sizes) -> None:
+    reference = load("reference")
+    if backend is reference:
+        pytest.skip("it is what the others are held against")
+    for own, case in zip(cases(op, s, backend.xp), cases(op, s), strict=True):
         assert_same_pass(
-            run(cpu, case, case.inputs), run(reference, case, case.inputs), tolerance=1e-11
+            run(backend, own, case.inputs), run(reference, case, case.inputs), tolerance=1e-11
         )
         # The same float32 numbers, computed with in float64. Where a sum cancels, rounding shows
         # in any float32 formula: allow for a multiple of what it does to the reference.
@@ -108,7 +113,7 @@ def test_backends_agree(op: str, s: Sizes) -> None:
         weights = weights_of(forward(reference, case, rounded).shape).astype("float32")
         exact = run(reference, case, rounded, "float64", weights)
         single = run(reference, case, rounded, "float32", weights)
-        fast = run(cpu, case, rounded, "float32", weights)
+        fast = run(backend, own, rounded, "float32", weights)
         for (what, a), (_, b), (_, c) in zip(
             fast.arrays(), exact.arrays(), single.arrays(), strict=True
         ):
@@ -118,7 +123,7 @@ def test_backends_agree(op: str, s: Sizes) -> None:
 
 @every_op
 def test_gradients_of_two_uses_are_added(backend: Backend, op: str) -> None:
-    for case in cases(op, MIXED):
+    for case in cases(op, MIXED, backend.xp):
         first, second = (
             weights_of((n, *forward(backend, case, case.inputs).shape))[-1] for n in (1, 2)
         )
@@ -139,15 +144,15 @@ def test_gradients_of_two_uses_are_added(backend: Backend, op: str) -> None:
 def test_passes_repeat_bit_for_bit(backend: Backend, op: str, dtype: str) -> None:
     """On one tape, whose memory holds the numbers of the pass before."""
     tape = Tape(backend, dtype)
-    for case in cases(op, MIXED):
+    for case in cases(op, MIXED, backend.xp):
         seen = []
         for _ in range(3):
             tape.begin()
             leaves = {name: tape.constant(value) for name, value in case.inputs.items()}
             y = case(*leaves.values())
-            value = y.value.copy()
-            tape.backward(y, weights_of(y.shape))
-            grads = {name: np.array(leaf.grad) for name, leaf in leaves.items()}
+            value = to_numpy(y.value.copy())
+            tape.backward(y, on(backend, weights_of(y.shape).astype(dtype)))
+            grads = {name: to_numpy(leaf.grad.copy()) for name, leaf in leaves.items()}
             seen.append(Pass(value, grads))
         for later in seen[1:]:
             for (what, a), (_, b) in zip(later.arrays(), seen[0].arrays(), strict=True):
@@ -157,7 +162,7 @@ def test_passes_repeat_bit_for_bit(backend: Backend, op: str, dtype: str) -> Non
 @every_op
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_nan_is_never_swallowed(backend: Backend, op: str, dtype: str) -> None:
-    for case in cases(op, MIXED):
+    for case in cases(op, MIXED, backend.xp):
         for name, value in case.inputs.items():
             spoilt = value.copy()
             spoilt.flat[[0, -1]] = np.nan

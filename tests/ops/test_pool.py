@@ -18,7 +18,7 @@ LENGTHS = [1, 4, 2, 20]
 def test_definition_and_each_sequence_alone(backend: Backend, how: str, width: int) -> None:
     rng = np.random.default_rng(0)
     x, weights = rng.standard_normal((27, width)), rng.standard_normal((4, width))
-    op = partial(pool, packing=Packing.of(LENGTHS), how=how)
+    op = partial(pool, packing=Packing.of(LENGTHS, backend.xp), how=how)
     done = run(backend, op, {"x": x}, weights=weights)
     start = 0
     for b, n in enumerate(LENGTHS):
@@ -33,7 +33,7 @@ def test_definition_and_each_sequence_alone(backend: Backend, how: str, width: i
             )
         alone = run(
             backend,
-            partial(pool, packing=Packing.of([n]), how=how),
+            partial(pool, packing=Packing.of([n], backend.xp), how=how),
             {"x": x[rows]},
             weights=weights[b : b + 1],
         )
@@ -43,14 +43,14 @@ def test_definition_and_each_sequence_alone(backend: Backend, how: str, width: i
 
 
 def test_last_lets_nothing_flow_to_earlier_tokens(backend: Backend) -> None:
-    op = partial(pool, packing=Packing.of([3, 2]), how="last")
+    op = partial(pool, packing=Packing.of([3, 2], backend.xp), how="last")
     done = run(backend, op, {"x": np.ones((5, 1))}, weights=np.ones((2, 1)))
     np.testing.assert_array_equal(done.grads["x"][:, 0], [0, 0, 1, 0, 1])
 
 
 def test_what_disagrees(backend: Backend) -> None:
     tape = Tape(backend)
-    packing = Packing.of([3])
+    packing = Packing.of([3], backend.xp)
     message = "pool: pos has shape (3,), expected (T,) with T = 4 from x"
     with pytest.raises(ValueError, match=re.escape(message)):
         pool(tape.empty((4, 2)), packing)

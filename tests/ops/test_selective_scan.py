@@ -72,7 +72,7 @@ def test_definition(
     backend: Backend, lengths: tuple[int, ...], channels: int, states: int, rank: int
 ) -> None:
     inputs = draw(lengths, channels, states, rank)
-    y = forward(backend, partial(selective_scan, packing=Packing.of(lengths)), inputs)
+    y = forward(backend, partial(selective_scan, packing=Packing.of(lengths, backend.xp)), inputs)
     assert_near(y, by_definition(**inputs, lengths=lengths), 1e-12)
 
 
@@ -81,7 +81,7 @@ def test_sequences_do_not_see_each_other(backend: Backend) -> None:
     inputs = draw(lengths, 19, 5, 2)
     weights = np.random.default_rng(5).standard_normal((sum(lengths), 19))
     packed = run(
-        backend, partial(selective_scan, packing=Packing.of(lengths)), inputs, weights=weights
+        backend, partial(selective_scan, packing=Packing.of(lengths, backend.xp)), inputs, weights=weights
     )
     sums = {name: np.zeros(inputs[name].shape) for name in inputs if name not in PER_TOKEN}
     start = 0
@@ -89,7 +89,7 @@ def test_sequences_do_not_see_each_other(backend: Backend) -> None:
         rows = slice(start, start + n)
         alone = run(
             backend,
-            partial(selective_scan, packing=Packing.of([n])),
+            partial(selective_scan, packing=Packing.of([n], backend.xp)),
             inputs | {name: inputs[name][rows] for name in PER_TOKEN},
             weights=weights[rows],
         )
@@ -108,7 +108,7 @@ def test_the_future_is_not_seen(backend: Backend) -> None:
     changed = {name: value.copy() for name, value in inputs.items()}
     for name in PER_TOKEN:
         changed[name][20:] += 1
-    op = partial(selective_scan, packing=Packing.of([40]))
+    op = partial(selective_scan, packing=Packing.of([40], backend.xp))
     before, after = (forward(backend, op, values) for values in (inputs, changed))
     np.testing.assert_array_equal(after[:20], before[:20])
     assert (after[20:] != before[20:]).all()
@@ -131,7 +131,7 @@ def test_large_steps_forget_and_small_steps_skip(backend: Backend, dtype: str) -
             drive = 1e4 * np.outer(inputs["u"][t], B[t])
         expected[t] = drive @ C[t] + inputs["D"] * inputs["u"][t]
     expected *= inputs["z"] / (1 + np.exp(-inputs["z"]))
-    done = run(backend, partial(selective_scan, packing=Packing.of([tokens])), inputs, dtype)
+    done = run(backend, partial(selective_scan, packing=Packing.of([tokens], backend.xp)), inputs, dtype)
     assert_near(done.y, expected, 1e-5 if dtype == "float32" else 1e-12)
     for what, array in done.arrays():
         assert np.isfinite(array).all(), what
@@ -155,7 +155,7 @@ def test_softplus_at_every_size(backend: Backend, bias: float, dtype: str) -> No
     }
     done = run(
         backend,
-        partial(selective_scan, packing=Packing.of([1])),
+        partial(selective_scan, packing=Packing.of([1], backend.xp)),
         inputs,
         dtype,
         weights=np.ones((1, 1)),
@@ -190,4 +190,4 @@ def test_shapes_that_disagree(
     tape = Tape(backend)
     tensors = {name: tape.empty(shape) for name, shape in (shapes | changes).items()}
     with pytest.raises(ValueError, match=re.escape(message)):
-        selective_scan(**tensors, packing=Packing.of([5]))
+        selective_scan(**tensors, packing=Packing.of([5], backend.xp))
