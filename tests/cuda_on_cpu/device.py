@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import numpy as np
 
 from calmgrad.backend import Backend
 from calmgrad.kernels.cuda import CudaKernels
-from calmgrad.kernels.cuda.device import Argument, Function, Triple
+from calmgrad.kernels.cuda.device import Argument, Function, Graph, Triple
+from tests.cuda_on_cpu import recording
 from tests.cuda_on_cpu.array import ArrayModule, DeviceArray
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -63,20 +65,35 @@ class EmulatedDevice:
             if len(arguments) != len(types):
                 raise TypeError(f"{entry}: {len(arguments)} arguments, expected {len(types)}")
             cells = [_cell(entry, x, kind) for x, kind in zip(arguments, types, strict=True)]
-            addresses = (ctypes.c_void_p * len(cells))(*map(ctypes.addressof, cells))
             sides = [(ctypes.c_uint * 3)(*side) for side in (grid, block)]
             if np.prod(block) > 1024:
                 raise ValueError(f"{entry}: {block} threads in a block, at most 1024")
-            error = run(*sides, addresses, ctypes.c_uint(self.schedule))
-            if error is not None:
-                raise RuntimeError(f"{entry}: {error.decode()}")
-            self.launches.append(entry)
+
+            def step() -> None:
+                addresses = (ctypes.c_void_p * len(cells))(*map(ctypes.addressof, cells))
+                error = run(*sides, addresses, ctypes.c_uint(self.schedule))
+                if error is not None:
+                    raise RuntimeError(f"{entry}: {error.decode()}")
+                self.launches.append(entry)
+
+            if (graph := recording.current()) is None:
+                step()
+            else:
+                arrays = [x.held for x in arguments if isinstance(x, DeviceArray)]
+                graph.add(entry, step, *arrays)
 
         return launch
 
     def gemm(self, out: Any, a: Any, b: Any, beta: float) -> None:
-        total = a.held @ b.held
-        out.held[...] = total if beta == 0 else total + beta * out.held
+        recording.do("gemm", _product, out.held, a.held, b.held, beta)
+
+    def capture(self) -> AbstractContextManager[Graph]:
+        return recording.recording()
+
+
+def _product(out: Any, a: Any, b: Any, beta: float) -> None:
+    total = a @ b
+    out[...] = total if beta == 0 else total + beta * out
 
 
 def emulated(schedule: int = 0) -> Backend:
