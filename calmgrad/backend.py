@@ -65,7 +65,7 @@ def load(name: str, precision: Precision = "float32") -> Backend:
         expected = ", ".join(PRECISIONS)
         raise ValueError(f"matmul_precision {precision!r}: expected one of {expected}")
     if name in NAMES:
-        return _on_host(cast(Name, name))
+        return _on_host(name)
     if name.partition(":")[0] != "cuda":
         known = ", ".join((*NAMES, "cuda"))
         raise ValueError(f"unknown backend {name!r}: expected one of {known}")
@@ -82,7 +82,8 @@ def _on_host(name: Name) -> Backend:
 @cache
 def _on_device(index: int, precision: Precision) -> Backend:
     device = devices.open_device(index, precision)
-    kernels = import_module("calmgrad.kernels.cuda").CudaKernels(device)
+    with device.active():
+        kernels = import_module("calmgrad.kernels.cuda").CudaKernels(device)
     return Backend("cuda", device.xp, kernels, device)
 
 

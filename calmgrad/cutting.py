@@ -116,10 +116,10 @@ def pack_targets(
 
     A sequence without targets has neither loss nor gradient, and is in no shard.
     """
-    whole = Packing.of([s.size for s in sequences])
+    packed = Packing.of([s.size for s in sequences])
     tokens = np.concatenate(sequences)
-    targets = targets_of(tokens, whole, np.asarray(cmd_positions))
-    starts, ends = whole.offsets[:-1], whole.offsets[1:]
+    targets = targets_of(tokens, packed, np.asarray(cmd_positions))
+    starts, ends = packed.offsets[:-1], packed.offsets[1:]
     counts = np.add.reduceat(targets >= 0, starts, dtype=np.int64)
     present = np.flatnonzero(counts)
     # The last token of a sequence predicts nothing and, the network being causal, is not read.

@@ -94,16 +94,14 @@ def _told() -> Iterator[None]:
     except IndexError as error:
         raise DeviceError(f"device cuda: {error}") from error
     except ImportError as error:
-        fix = nvidia.pip("install --force-reinstall cupy-cuda13x[ctk]")
-        if found := nvidia.cupy_distributions():
-            fix = nvidia.pip(f"install --force-reinstall '{next(iter(found))}[ctk]'")
+        name = next(iter(nvidia.cupy_distributions()), "cupy-cuda13x")
+        fix = nvidia.pip(f"install --force-reinstall '{name}[ctk]'")
         reason = " ".join(str(error).split())
         raise DeviceError(f"device cuda: CuPy cannot be loaded: {reason}: {fix}") from error
     except Exception as error:
-        reason = _reason(error)
-        if reason is None:
+        if (known := _reason(error)) is None:
             raise
-        raise DeviceError(f"device cuda: {reason}") from error
+        raise DeviceError(f"device cuda: {known}") from error
 
 
 def _reason(error: Exception) -> str | None:
@@ -111,25 +109,25 @@ def _reason(error: Exception) -> str | None:
 
     Its classes are compiled and differ by version, so they are known by name.
     """
-    kind, text = type(error).__name__, " ".join(str(error).split())
+    kind = type(error).__name__
+    text = " ".join(str(error).split())
     driver, cupys = nvidia.driver(), nvidia.cupy_distributions()
     if kind == "DynamicLibNotFoundError":
-        name = next(iter(cupys), "cupy-cuda13x")
-        fix = nvidia.pip(f"install '{name}[ctk]'")
+        fix = nvidia.pip(f"install '{next(iter(cupys), 'cupy-cuda13x')}[ctk]'")
         return f"a library of the CUDA toolkit (NVRTC or cuBLAS) is missing: {fix}"
     if kind != "CUDARuntimeError" and kind != "CUDADriverError":
         return None
     if "InsufficientDriver" in text:
         if driver.cuda is None:
             return f"no NVIDIA driver was found ({driver.why})" if driver.why else "no driver"
-        if (old := nvidia.too_old(driver.cuda)) is not None:
-            return old
-        wanted = next(iter(map(nvidia.made_for, cupys)), None)
+        if (reason := nvidia.too_old(driver.cuda)) is not None:
+            return reason
+        wanted = max((nvidia.made_for(name) or 0 for name in cupys), default=0)
+        if wanted <= driver.cuda[0]:
+            return f"the NVIDIA driver is too old for {', '.join(cupys)}: install a newer one"
         return (
-            f"{', '.join(cupys)} needs a newer driver than this one, which runs CUDA up to"
+            f"{', '.join(cupys)} needs CUDA {wanted}, the NVIDIA driver runs up to"
             f" {driver.cuda[0]}.{driver.cuda[1]}: {nvidia.replace_cupy(cupys, driver.cuda)}"
-            if wanted is not None and wanted > driver.cuda[0]
-            else f"the driver is too old for {', '.join(cupys)}: install a newer driver"
         )
     if "NoDevice" in text:
         return "the NVIDIA driver finds no GPU (in a container: docker run --gpus all)"

@@ -9,7 +9,7 @@ import numpy as np
 from calmgrad import backend as backends
 from calmgrad.data import Dataset
 from calmgrad.model import Model, checked_sequence
-from calmgrad.shards import SHARD_TOKENS, Runner, loss_head, pack_targets
+from calmgrad.shards import Runner, loss_head
 
 BATCH = 256  # sequences handed to the workers at once
 
@@ -75,7 +75,8 @@ def evaluate(
 
     Args:
         threads: shards worked on at once; None: one for each core.
-        runner: a trainer's worker threads, to work with these instead of new ones.
+        runner: a trainer's worker threads, or those of `model.runner_on`, to work with these
+            instead of new ones.
         on_sequence: called for each sequence with a target: its position in the file, from 0
             (whatever was left out or shuffled), and its mean loss. In no particular order.
 
@@ -95,7 +96,7 @@ def evaluate(
             checked_sequence(tokens, position, model.config, "sequence")
             for tokens, position in zip(batch, positions, strict=True)
         ]
-        shards, _ = pack_targets(arrays, positions, SHARD_TOKENS)
+        shards, _ = workers.pack_targets(arrays, positions)
         for shard, losses in zip(shards, workers.run(shards, loss_head), strict=True):
             assert shard.targets is not None
             nll = losses.astype(np.float64)

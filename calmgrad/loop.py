@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,11 @@ from calmgrad.errors import DivergedError
 from calmgrad.nan_search import Origin
 from calmgrad.schedule import Schedule
 from calmgrad.trainer import Trainer
+from calmgrad.update import AHEAD, Outcome
 
 log = logging.getLogger("calmgrad.run")
+
+SECONDS = 1.0  # after which a device's losses are read, whoever waits for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,45 @@ class Report:
     seconds: float
 
 
+class Ahead:
+    """Steps that were begun, until it is known what came of them.
+
+    On the host that is at once. A device is asked when somebody needs to know (`pauses`), when
+    as many steps wait as it keeps the losses of, or when a second has passed.
+
+    Args:
+        pauses: whether something is to be done after the step of this number (from 1), for which
+            its outcome must be known; None: after each.
+    """
+
+    def __init__(self, trainer: Trainer, pauses: Callable[[int], bool] | None = None) -> None:
+        self._trainer, self._pauses = trainer, pauses
+        self._begun: list[tuple[Report, Any]] = []
+        self._since = time.perf_counter()
+
+    def add(self, report: Report, batch: Any) -> None:
+        """A step was begun; its loss, norm and time are not known yet."""
+        self._begun.append((report, batch))
+
+    def due(self) -> bool:
+        """Whether to ask now."""
+        begun, late = self._begun, time.perf_counter() - self._since > SECONDS
+        on_host = self._trainer.device.index is None
+        if on_host or self._pauses is None or len(begun) >= AHEAD or late:
+            return bool(begun)
+        return bool(begun) and self._pauses(begun[-1][0].step)
+
+    def told(self) -> Iterator[tuple[Report, Any, Outcome]]:
+        """Every step, in order, with what came of it. One that failed is the last."""
+        begun, self._begun = self._begun, []
+        outcomes = self._trainer.collect()
+        seconds = (time.perf_counter() - self._since) / max(len(begun), 1)
+        for (report, batch), outcome in zip(begun, outcomes, strict=False):
+            known = replace(report, loss=outcome.loss, grad_norm=outcome.norm, seconds=seconds)
+            yield known, batch, outcome
+        self._since = time.perf_counter()
+
+
 def _origin(origin: Origin | None, rows: NDArray[np.int64]) -> str:
     """Where a step failed, in words; `rows` are its sequences' numbers in the file."""
     if origin is None:
@@ -175,6 +217,7 @@ def fit(
     after_update: Callable[[int, list[Any], list[int]], object] | None = None,
     done: int = 0,
     debug_nan: bool = False,
+    pauses: Callable[[int], bool] | None = None,
 ) -> int:
     """Train on every sequence of `dataset` as `course` says; return the updates made in all.
 
@@ -185,6 +228,9 @@ def fit(
         after_update: called with the number of each update (from 1), its sequences and positions.
         done: updates that were made before.
         debug_nan: when a step fails, run it again to name the op and token where it began.
+        pauses: whether the caller has something to do after the step of this number, for which
+            he must have been told of it; None: after each. On a device, other steps are told of
+            together, later; `trainer.updates` says how far it is.
 
     Raises:
         ValueError: the data set is empty, or holds a sequence that the model cannot take.
@@ -193,32 +239,40 @@ def fit(
     if len(dataset) == 0:
         raise ValueError("nothing to train on: the data set has no sequence")
     schedule = course.schedule(trainer.rules)
+    ahead = Ahead(trainer, pauses)
+
+    def tell() -> None:
+        for report, (batches, sequences, positions, parts), outcome in ahead.told():
+            try:
+                outcome.check()
+            except DivergedError as error:
+                hint = "--debug-nan finds where it began"
+                if debug_nan:
+                    rows = dataset.rows[np.concatenate(batches)]
+                    hint = _origin(trainer.find_nan(sequences, positions, parts), rows)
+                raise DivergedError(f"step {report.step}: {error}; {hint}") from error
+            began = time.perf_counter()
+            if after_update is not None:
+                after_update(report.step, sequences, positions)
+            if on_step is not None:
+                on_step(replace(report, seconds=report.seconds + time.perf_counter() - began))
+
     for step in range(done, course.steps):
-        began = time.perf_counter()
         epoch, batches = course.update(step)
         sequences, positions = sequences_of(dataset, batches)
         trainer.set_lr(schedule.at(step))
         missing = course.accumulation - len(batches)  # at the end of an epoch
         parts = [*map(len, batches), *[0] * missing]
-        try:
-            loss = trainer.step(sequences, positions, parts)
-        except DivergedError as error:
-            hint = "--debug-nan finds where it began"
-            if debug_nan:
-                rows = dataset.rows[np.concatenate(batches)]
-                hint = _origin(trainer.find_nan(sequences, positions, parts), rows)
-            raise DivergedError(f"step {step + 1}: {error}; {hint}") from error
-        if after_update is not None:
-            after_update(step + 1, sequences, positions)
-        if on_step is not None:
-            tokens = sum(s.size for s in sequences)
-            seconds = time.perf_counter() - began
-            on_step(
-                Report(
-                    step + 1, course.steps, epoch + 1, loss, trainer.lr, trainer.grad_norm,
-                    len(sequences), tokens, seconds,
-                )
-            )  # fmt: skip
+        trainer.step_later(sequences, positions, parts)
+        tokens = sum(s.size for s in sequences)
+        report = Report(
+            step + 1, course.steps, epoch + 1, math.nan, trainer.lr, math.nan, len(sequences),
+            tokens, 0.0,
+        )  # fmt: skip
+        ahead.add(report, (batches, sequences, positions, parts))
+        if ahead.due():
+            tell()
         if should_stop is not None and should_stop():
+            tell()
             return step + 1
     return course.steps

@@ -64,11 +64,19 @@ class Mirror:
             self._behind.add(name)
         return self._host[name]
 
+    def holds(self, name: str) -> bool:
+        """Whether there is such a buffer."""
+        return self._host[name] is not None
+
     def replace(self, name: str, array: Any) -> None:
         """Take another array for the host's buffer."""
         self._host[name] = None if array is None else to_numpy(array)
         self._ahead.discard(name)
         self._behind.add(name)
+
+    def on(self, backend: Backend, name: str, written: bool = False) -> Array:
+        """The buffer where `backend` computes: `device` of the attached one, or `host`."""
+        return self.host(name) if backend.device is None else self.device(name, written)
 
     def device(self, name: str, written: bool = False) -> Array:
         """The device's copy, up to date; None where there is no buffer.

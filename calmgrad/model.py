@@ -2,33 +2,32 @@
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import backend as backends
+from calmgrad.backend import Backend, to_numpy
 from calmgrad.config import ModelConfig, resolve
+from calmgrad.cutting import Shard, pack_targets
 from calmgrad.decoder import Decoder
+from calmgrad.devices import resolve as resolve_device
 from calmgrad.domains import metadata_for
 from calmgrad.formats import cwgt
 from calmgrad.formats.pairs import tokens as text_tokens
 from calmgrad.generation import Completion, Fields, OnToken, Stops, generate, prompt_tokens
+from calmgrad.kernels.protocol import Array
 from calmgrad.layout import initial_weights, views
+from calmgrad.mirror import Mirror
 from calmgrad.packing import Packing
 from calmgrad.prompt import stop_patterns
 from calmgrad.sampling import resolve as resolve_sampling
-from calmgrad.shards import (
-    Head,
-    Runner,
-    Shard,
-    embedding_head,
-    logits_head,
-    loss_head,
-    pack_targets,
-)
+from calmgrad.shards import Head, Runner, embedding_head, logits_head, loss_head
 
 Tokens = Sequence[int] | NDArray[Any]
 Text = str | bytes
@@ -44,7 +43,7 @@ def checked_tokens(tokens: Tokens, config: ModelConfig, what: str = "tokens") ->
     Raises:
         ValueError: no tokens, or one outside the vocabulary.
     """
-    array = np.asarray(tokens)
+    array = np.asarray(to_numpy(tokens) if hasattr(tokens, "__cuda_array_interface__") else tokens)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{what}: shape {array.shape}, expected (n,) with n at least 1")
     if array.dtype.kind not in "iu":
@@ -80,24 +79,60 @@ def checked_sequence(
 class Model:
     """A CALM model.
 
+    While a trainer works on a GPU, weights and EWC data are there too. Then each of the buffers
+    below is brought up to date when it is asked for, and what one writes into it counts from the
+    next step on; to read or write after a step, ask anew (docs/cuda.md).
+
     Attributes:
         config: its sizes.
-        weights: the one flat float32 buffer, (param_count,).
-        parameters: name -> view into it, in file order.
+        flat: the buffers below, and their copies on a device.
         metadata, sampler: domain, template, stop conditions; how it wants to be sampled.
-        fisher, anchor: EWC data, flat buffers in file order, or None.
     """
 
     def __init__(self, data: cwgt.Weights) -> None:
         self.config = data.config
-        self.weights = data.weights
-        self.parameters: dict[str, NDArray[np.float32]] = views(data.config, data.weights)
+        self.flat = Mirror(weights=data.weights, fisher=data.fisher, anchor=data.anchor)
+        self._parameters: dict[str, NDArray[np.float32]] = views(data.config, data.weights)
         self.metadata = data.metadata
         self.sampler = data.sampler
-        self.fisher = data.fisher
-        self.anchor = data.anchor
         self._runner: Runner | None = None
         self._decoder: Decoder | None = None
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """The one flat float32 buffer, (param_count,); assigning copies into it."""
+        weights: NDArray[np.float32] = self.flat.host("weights")
+        return weights
+
+    @weights.setter
+    def weights(self, values: NDArray[np.float32]) -> None:
+        self.weights[...] = values
+
+    @property
+    def parameters(self) -> dict[str, NDArray[np.float32]]:
+        """Name -> view into the weights, in file order."""
+        self.flat.host("weights")
+        return self._parameters
+
+    @property
+    def fisher(self) -> NDArray[np.float32] | None:
+        """Fisher diagonal, a flat buffer in file order, or None."""
+        fisher: NDArray[np.float32] | None = self.flat.host("fisher")
+        return fisher
+
+    @fisher.setter
+    def fisher(self, array: NDArray[np.float32] | None) -> None:
+        self.flat.replace("fisher", array)
+
+    @property
+    def anchor(self) -> NDArray[np.float32] | None:
+        """The weights that EWC pulls towards, a flat buffer in file order, or None."""
+        anchor: NDArray[np.float32] | None = self.flat.host("anchor")
+        return anchor
+
+    @anchor.setter
+    def anchor(self, array: NDArray[np.float32] | None) -> None:
+        self.flat.replace("anchor", array)
 
     def logits(self, tokens: Tokens) -> NDArray[np.float32]:
         """(n, vocab) logits of one sequence; of more than l_max tokens, of the last l_max."""
@@ -127,6 +162,7 @@ class Model:
         pool: str = "mean",
         normalize: bool = True,
         threads: int | None = None,
+        device: str = "cpu",
     ) -> NDArray[np.float32]:
         """One vector for a text or token sequence, a matrix for any number of them.
 
@@ -138,6 +174,8 @@ class Model:
             normalize: give each vector length one.
             threads: shards worked on at once; None: as before, at first one for each core. The
                 result does not depend on it.
+            device: "cpu", "cuda", "cuda:1" or "auto". A GPU is quicker from some thousand texts
+                on: before that, starting takes longer than the work.
 
         Returns:
             (d_model,), or (N, d_model) in the order of the inputs.
@@ -148,7 +186,7 @@ class Model:
         Memory is that of the result, and of a shard for each thread.
         """
         many, single = _as_many(inputs)
-        parts = list(self.embed_blocks(many, pool, normalize, threads))
+        parts = list(self.embed_blocks(many, pool, normalize, threads, device))
         rows = np.concatenate([np.empty((0, self.config.d_model), np.float32), *parts])
         return rows[0] if single else rows
 
@@ -158,13 +196,18 @@ class Model:
         pool: str = "mean",
         normalize: bool = True,
         threads: int | None = None,
+        device: str = "cpu",
     ) -> Iterator[NDArray[np.float32]]:
         """The rows of `embed` of many inputs, in order, some hundred at a time as they are ready.
 
         For more inputs than memory has room for results.
         """
         arrays = (self._sequence(item, f"input {i}") for i, item in enumerate(inputs))
-        return self._workers(threads).rows(arrays, embedding_head(pool, normalize))
+        head = embedding_head(pool, normalize)
+        index = resolve_device(device).index
+        if index is None:
+            return self._workers(threads).rows(arrays, head)
+        return self._rows_on_device(backends.load(f"cuda:{index}"), arrays, head)
 
     def generate(
         self,
@@ -208,8 +251,9 @@ class Model:
         if stop is None:
             stop = stop_patterns(self.metadata.stop_conditions) if as_text else []
         patterns = [p.encode() if isinstance(p, str) else p for p in stop]
-        if self._decoder is None or self._decoder.weights is not self.weights:
-            self._decoder = Decoder(config, self.weights)
+        weights = self.weights  # up to date
+        if self._decoder is None:
+            self._decoder = Decoder(config, weights)
         self._decoder.refresh()
         with backends.one_blas_thread(), backends.silent_overflow():
             return generate(
@@ -252,10 +296,32 @@ class Model:
         output: NDArray[np.float32] = self._workers().run([shard], head)[0]
         return output
 
+    def _rows_on_device(
+        self, backend: Backend, arrays: Iterable[NDArray[np.int64]], head: Head
+    ) -> Iterator[NDArray[np.float32]]:
+        with self.runner_on(backend) as runner:
+            yield from runner.rows(arrays, head)
+
+    @contextmanager
+    def runner_on(self, backend: Backend, threads: int | None = None) -> Iterator[Runner]:
+        """Workers of their own over the weights, on the host or on a device."""
+        weights: Callable[[], Array] = partial(self.flat.host, "weights")
+        if backend.device is not None:
+            self.flat.attach(backend)
+            weights = partial(self.flat.device, "weights")
+        runner = Runner(backend, self.config, weights, threads)
+        try:
+            yield runner
+        finally:
+            runner.close()
+            if backend.device is not None:
+                self.flat.detach()
+
     def _workers(self, threads: int | None = None) -> Runner:
+        weights = self.weights  # up to date
         if self._runner is None or (threads is not None and threads != self._runner.threads):
             self.close()
-            self._runner = Runner(backends.load("cpu"), self.config, self.weights, threads)
+            self._runner = Runner(backends.load("cpu"), self.config, weights, threads)
         return self._runner
 
     def _sequence(self, item: Input, what: str) -> NDArray[np.int64]:

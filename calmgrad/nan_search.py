@@ -16,7 +16,8 @@ from calmgrad.backend import Backend, to_numpy
 from calmgrad.config import ModelConfig
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import layout, views
-from calmgrad.shards import Head, Shard
+from calmgrad.shards import Head, Shard, placed
+from calmgrad.staging import Staging
 from calmgrad.tape import Step, Tape
 from calmgrad.tokenizer import decode
 
@@ -113,12 +114,15 @@ class _Search:
         self.parameters = {k: self.tape.parameter(v, named_grads[k]) for k, v in named.items()}
         self.names = {id(tensor): name for name, tensor in self.parameters.items()}
         self.tape.observer = self._look
+        self.staging = None if backend.device is None else Staging(backend.device)
         self.trail: list[tuple[str, str, float]] = []
 
     def run(self, shard: Shard, head: Head, seed: Array | None) -> None:
         """Forward; and backward, with a seed. Raises _Found at a number that is not finite."""
         self.shard, self.ops = shard, 0
         self.trail = []
+        if self.staging is not None:
+            shard, seed = placed(shard, seed, self.staging)
         self.tape.begin()
         output = head(self.parameters, self.config, shard)
         if seed is not None:
@@ -205,9 +209,9 @@ def search(
         shards, seeds: as `shards.Runner.run` takes them.
 
     Returns:
-        Where it is; or, without any, the sum of the shards' gradients.
+        Where it is; or, without any, the sum of the shards' gradients, on the host.
     """
-    bad = look_at(config, weights, "weights")
+    bad = look_at(config, to_numpy(weights), "weights")
     worker = _Search(backend, config, weights)
     total = np.zeros(weights.size, weights.dtype)
     with backends.one_blas_thread(), backends.silent_overflow():
@@ -220,7 +224,7 @@ def search(
                     found.append(end)
                 else:
                     if seed is not None:
-                        total += worker.grads
+                        total += to_numpy(worker.grads)
             if found:  # of the shards, the one in which it was soonest
                 origin = min(found, key=lambda end: end.ops).origin
                 if bad is None:

@@ -1,7 +1,7 @@
 """AdamW and SGD over the flat buffers (FORMATS §7)."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from calmgrad.backend import Backend
 from calmgrad.config import ModelConfig
@@ -20,6 +20,13 @@ class Optimizer(Protocol):
 
     def update(self, p: Array, g: Array, scale: float, lr: float) -> None:
         """One update with the gradient `scale * g` and learning rate `lr`."""
+        ...
+
+    def update_on_device(self, p: Array, g: Array, control: Array, max_norm: float) -> None:
+        """One update, clipped to `max_norm`, by the control numbers (kernels/cuda/control.py).
+
+        `step` is left to the caller.
+        """
         ...
 
     def buffers(self) -> dict[str, Array]:
@@ -65,6 +72,16 @@ class AdamW:
                 self.beta1, self.beta2, self.eps, self.step,
             )  # fmt: skip
 
+    def update_on_device(self, p: Array, g: Array, control: Array, max_norm: float) -> None:
+        kernels: Any = self.backend.kernels
+        kernels.judge(control, g, max_norm, self.beta1, self.beta2)
+        for start, stop, decays in segments(self.config):
+            part = slice(start, stop)
+            kernels.adamw_step(
+                p[part], self.m[part], self.v[part], g[part], control,
+                self.weight_decay if decays else 0.0, self.beta1, self.beta2, self.eps,
+            )  # fmt: skip
+
     def buffers(self) -> dict[str, Array]:
         return {"adam_m": self.m, "adam_v": self.v}
 
@@ -89,6 +106,13 @@ class SGD:
             part = slice(start, stop)
             decay = self.weight_decay if decays else 0.0
             self.backend.kernels.sgd(p[part], g[part], scale, lr, decay)
+
+    def update_on_device(self, p: Array, g: Array, control: Array, max_norm: float) -> None:
+        kernels: Any = self.backend.kernels
+        kernels.judge(control, g, max_norm, 0.0, 0.0)
+        for start, stop, decays in segments(self.config):
+            part = slice(start, stop)
+            kernels.sgd_step(p[part], g[part], control, self.weight_decay if decays else 0.0)
 
     def buffers(self) -> dict[str, Array]:
         return {}

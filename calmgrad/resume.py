@@ -20,7 +20,8 @@ log = logging.getLogger("calmgrad.run")
 # Settings that may be others when a run goes on: they do not change what is computed, or make the
 # run longer, or (the data) are compared by their contents.
 FREE = {
-    "threads", "device", "log_every", "report_to", "output", "export", "checkpoint_every",
+    "threads", "device", "matmul_precision", "log_every", "report_to", "output", "export",
+    "checkpoint_every",
     "epochs", "max_steps", "patience", "dataset", "val_dataset", "save_dir", "force", "resume",
     "debug_nan",
 }  # fmt: skip

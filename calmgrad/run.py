@@ -39,7 +39,7 @@ from calmgrad.starting import (
     start_model,
     trainer_of,
 )
-from calmgrad.telling import Lines, forecast, say_plan, say_unseen
+from calmgrad.telling import Lines, say_memory, say_plan, say_unseen
 from calmgrad.tokenizer import BOS, EOS
 
 log = logging.getLogger("calmgrad.run")  # facts, in plain words
@@ -119,7 +119,7 @@ class Run:
                 renew = None if self.online is None else self.online.after_update
                 fit(self.trainer, self.dataset, self.course,
                     self._after_step, self._stop, renew, self.done,
-                    debug_nan=bool(self.config.debug_nan))  # fmt: skip
+                    bool(self.config.debug_nan), self._pauses)  # fmt: skip
             return self._finish()
         except CalmgradError as error:
             directory.note(f"ended    {error}")
@@ -164,7 +164,9 @@ class Run:
 
     def _load_kernels(self) -> None:
         """Load every kernel, or compile it; so the memory in use can be told, and the speed."""
-        if not kernels_are_compiled():
+        if self.trainer.device.index is not None:
+            log.info("kernels  compiling for the GPU what is not in CuPy's cache yet")
+        elif not kernels_are_compiled():
             log.info("kernels  compiling for this CPU, once (about 10 s)")
         with suppress(DivergedError):  # the first step will tell
             self.trainer.accumulate([BOS, *b"calmgrad", EOS])
@@ -176,13 +178,20 @@ class Run:
         say_unseen(self.model.metadata, self.dataset)
         if self.validation is None and (c.eval_every or c.patience):
             log.info("note     eval_every and patience have no effect without a val_dataset")
-        needed = memory.resident() + forecast(self.dataset, self.course, trainer, c.optimizer)
-        threads = f"{trainer.threads} thread{'s' * (trainer.threads > 1)}"
-        log.info("memory   about %.0f MB, %s", needed / 1e6, threads)
+        needed = say_memory(c, self.dataset, self.course, trainer)
         log.info("folder   %s", self.directory.path)
         if self.calls.start is not None:
             described = describe(self.model.config)
             self.calls.start(Prepared(self.directory.path, described, self.course.steps, needed))
+
+    def _pauses(self, step: int) -> bool:
+        """Whether something may be done after this update, for which it must be known."""
+        c = self.config
+        intervals = [c.eval_every, c.checkpoint_every, self.lines.every(self.course.steps)]
+        if self.online is not None:
+            intervals.append(self.online.every)
+        at_interval = any(every and step % every == 0 for every in intervals)
+        return at_interval or step == self.course.steps or self.course.ends_epoch(step - 1)
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -214,7 +223,8 @@ class Run:
             self._evaluate(report.step, report.epoch)
         if ends_epoch:
             self._end_epoch(report)
-        if report.step < self.course.steps and self.saver.due(report.step):
+        behind = report.step < self.trainer.updates  # the device has made more steps since
+        if not behind and report.step < self.course.steps and self.saver.due(report.step):
             self._save_checkpoint()
 
     def _end_epoch(self, report: Report) -> None:

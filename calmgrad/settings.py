@@ -42,7 +42,7 @@ DEFAULTS = TrainConfig(
     force=False, export="best", accumulation=1, min_lr=1e-6, optimizer="adam", beta1=0.9,
     beta2=0.999, eps=1e-8, weight_decay=0.01, grad_clip=1.0, ewc_lambda=0.0, rules="c-engine",
     shuffle=True, seed=0,
-    device="auto", shard_tokens=512, report_to=[],
+    device="auto", matmul_precision="float32", shard_tokens=512, report_to=[],
 )  # fmt: skip
 FINE_TUNING = TrainConfig(epochs=3, batch_size=8, lr=5e-5, warmup_steps=0)
 PATIENCE = 5  # evaluations, of a new model

@@ -91,7 +91,8 @@ class TrainConfig(
     seed: CountOrZero | None = None
     # The machine.
     threads: Count | None = None
-    device: Literal["auto", "cpu"] | None = None
+    device: Annotated[str, Meta(pattern="^(auto|cpu|cuda(:[0-9]{1,3})?)$")] | None = None
+    matmul_precision: Literal["float32", "tf32", "bf16"] | None = None
     shard_tokens: Count | None = None
     # Watching it.
     eval_every: Count | None = None
@@ -168,6 +169,8 @@ def _expected(kind: msgspec.inspect.Type, value: object) -> str:
             return f"list of {_expected(item, None)}"
         case msgspec.inspect.BoolType():
             return "true or false"
+        case msgspec.inspect.StrType(pattern=str()):
+            return "auto or cpu or cuda or cuda:1"
         case msgspec.inspect.StrType():
             return "text" if value != "" else "a name"
         case msgspec.inspect.IntType() if not isinstance(value, int) or isinstance(value, bool):

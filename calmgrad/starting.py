@@ -69,7 +69,8 @@ def plan_of(c: TrainConfig) -> Plan:
 def trainer_of(model: Model, c: TrainConfig) -> Trainer:
     """A trainer with these settings."""
     names = ("lr", "optimizer", "beta1", "beta2", "eps", "weight_decay", "grad_clip",
-             "ewc_lambda", "rules", "threads", "device", "shard_tokens")  # fmt: skip
+             "ewc_lambda", "rules", "threads", "device",
+             "matmul_precision", "shard_tokens")  # fmt: skip
     chosen = {name: getattr(c, name) for name in names}
     return Trainer(model, **{name: value for name, value in chosen.items() if value is not None})
 

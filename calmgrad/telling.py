@@ -12,7 +12,6 @@ from calmgrad.formats.cwgt import Metadata
 from calmgrad.loop import Course, Plan, Report
 from calmgrad.prompt import prompt
 from calmgrad.settings import TrainConfig
-from calmgrad.shards import cut
 from calmgrad.starting import duration
 from calmgrad.tokenizer import NAMES, PAD
 from calmgrad.trainer import Trainer
@@ -67,17 +66,36 @@ def say_unseen(metadata: Metadata, dataset: Dataset) -> None:
              "--template", metadata.domain or "(none)", names)  # fmt: skip
 
 
-def forecast(dataset: Dataset, course: Course, trainer: Trainer, optimizer: str | None) -> int:
-    """Bytes that training will add, by the largest shard of the first updates."""
+def say_memory(c: TrainConfig, dataset: Dataset, course: Course, trainer: Trainer) -> int:
+    """Log where a run computes and about how much memory it takes; bytes of the host's."""
+    tokens, sequences = _largest_shard(dataset, course, trainer)
+    config = trainer.model.config
+    needed = memory.resident()
+    if trainer.device.index is not None:
+        on_it = memory.device_forecast(config, tokens, sequences)
+        log.info("device   %s, products in %s", trainer.told, c.matmul_precision or "float32")
+        log.info("memory   about %.0f MB on it besides CUDA's own, %.0f MB on the host",
+                 on_it / 1e6, needed / 1e6)  # fmt: skip
+        return needed
+    if trainer.device.why:
+        log.info("note     the CPU is used: %s", trainer.device.why)
+    adam = c.optimizer == "adam"
+    needed += memory.forecast(config, tokens, sequences, trainer.threads, adam)
+    threads = f"{trainer.threads} thread{'s' * (trainer.threads > 1)}"
+    log.info("memory   about %.0f MB, %s", needed / 1e6, threads)
+    return needed
+
+
+def _largest_shard(dataset: Dataset, course: Course, trainer: Trainer) -> tuple[int, int]:
+    """Most tokens and most sequences of a shard of the first updates."""
     lengths = dataset.lengths - 1
     tokens = sequences = 1
     for step in range(min(course.steps, 20)):
         rows = np.concatenate(course.update(step)[1])
-        for shard in cut([int(n) for n in lengths[rows]], trainer.shard_tokens):
+        for shard in trainer.runner.cut([int(n) for n in lengths[rows]], trainer.shard_tokens):
             tokens = max(tokens, int(lengths[rows][shard].sum()))
             sequences = max(sequences, len(shard))
-    adam = optimizer == "adam"
-    return memory.forecast(trainer.model.config, tokens, sequences, trainer.threads, adam)
+    return tokens, sequences
 
 
 class Lines:
@@ -94,14 +112,17 @@ class Lines:
     def _begin(self) -> None:
         self._steps, self._tokens, self._loss, self._seconds = 0, 0, 0.0, 0.0  # since the last
 
+    def every(self, steps: int) -> int:
+        """Steps from line to line, in a run of so many."""
+        return self._every or max(1, steps // 40)
+
     def add(self, report: Report) -> None:
         """One more step; the time left, once it can be told."""
         self._steps += 1
         self._tokens += report.tokens
         self._loss += report.loss
         self._seconds += report.seconds  # without validations
-        every = self._every or max(1, report.steps // 40)
-        if report.step % every and report.step != report.steps:
+        if report.step % self.every(report.steps) and report.step != report.steps:
             return
         speed = self._tokens / self._seconds
         left = (report.steps - report.step) * self._seconds / self._steps

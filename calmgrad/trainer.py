@@ -4,37 +4,33 @@ import math
 import operator
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import backend as backends
-from calmgrad import ewc, nan_search
+from calmgrad import devices, ewc, fisher, nan_search, trainer_state
 from calmgrad.config import rules_named
+from calmgrad.cutting import SHARD_TOKENS, Shard, seeds_of
 from calmgrad.errors import CalmgradError, DivergedError
 from calmgrad.formats import checkpoint as checkpoints
 from calmgrad.formats.checkpoint import Checkpoint
+from calmgrad.kernels.cuda.device import Precision
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import layout
+from calmgrad.mirror import Mirror
 from calmgrad.model import Model, Tokens, checked_sequence, checked_tokens
 from calmgrad.ops.infonce import infonce
 from calmgrad.ops.pool import POOLS
-from calmgrad.optim import clip_scale, make_optimizer
-from calmgrad.shards import (
-    SHARD_TOKENS,
-    Runner,
-    Shard,
-    embedding_head,
-    loss_head,
-    pack,
-    pack_targets,
-)
+from calmgrad.optim import make_optimizer
+from calmgrad.shards import Runner, embedding_head, loss_head
 from calmgrad.tape import Tape
+from calmgrad.update import AHEAD, Outcome, Penalty, adding_to, make_update
 
 REDUCTIONS = ("sequence", "token")
-FISHER_SHARDS = 64  # sequences handed to the threads at once
 
 
 class Trainer:
@@ -52,12 +48,15 @@ class Trainer:
             over all targets of the batch; None: as the rules say.
         rules: "c-engine" or "calm-mamba": whose answer counts where they differ (config.Rules).
         threads: shards worked on at once; None: one for each core. Results do not depend on it.
-        device: "auto" or "cpu".
-        shard_tokens: about how many tokens a thread works on at a time.
+        device: "cpu"; "cuda" or "cuda:1", a GPU (docs/cuda.md); "auto": what CALMGRAD_DEVICE
+            says, else a GPU if there is one that can be used.
+        matmul_precision: of a GPU's products: "float32"; or "tf32", "bf16", which round factors.
+        shard_tokens: about how many tokens a thread works on at a time. (A GPU works on a batch
+            as a whole.)
 
     Attributes:
         grads: flat float32 gradient in buffer order; after a step, before clipping.
-        grad_norm: its L2 norm at the last step or update.
+        grad_norm: its L2 norm at the last step or update whose outcome is known.
         runner: the worker threads.
         lr: learning rate of the next update.
         updates: made so far.
@@ -65,6 +64,7 @@ class Trainer:
     Raises:
         ValueError: an argument out of its range.
         FileError: the model's weights are not finite.
+        DeviceError: what the device lacks.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Trainer:
         rules: str = "c-engine",
         threads: int | None = None,
         device: str = "auto",
+        matmul_precision: Precision = "float32",
         shard_tokens: int = SHARD_TOKENS,
     ) -> None:
         ranges = {
@@ -101,8 +102,7 @@ class Trainer:
         reduction = reduction or self.rules.reduction
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction {reduction!r}: expected {' or '.join(REDUCTIONS)}")
-        if device not in ("auto", "cpu"):
-            raise ValueError(f"device {device!r}: expected auto or cpu")
+        self.device = devices.resolve(device)
         model.data().check_finite("model")
         self.model = model
         self.reduction = reduction
@@ -110,20 +110,27 @@ class Trainer:
         self.ewc_lambda = ewc_lambda
         self.shard_tokens = shard_tokens
         self.grad_norm = math.nan
-        self._backend = backends.load("cpu")
-        self._optimizer = make_optimizer(
-            optimizer, self._backend, model.config, weight_decay, beta1, beta2, eps
-        )
+        self._backend = backends.load(self.device.name, matmul_precision)
+        with self._backend.active():
+            self._optimizer = make_optimizer(
+                optimizer, self._backend, model.config, weight_decay, beta1, beta2, eps
+            )
+            self._update = make_update(self._backend, self._optimizer)
         self._options: dict[str, str | float] = dict(
             optimizer=optimizer, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
             reduction=reduction, rules=rules, shard_tokens=shard_tokens,
         )  # fmt: skip
-        self.runner = Runner(self._backend, model.config, model.weights, threads)
-        self._grads: NDArray[np.float32] = np.zeros(model.weights.size, np.float32)
+        self._flat = Mirror(grads=np.zeros(model.config.param_count, np.float32))
+        weights = partial(model.flat.on, self._backend, "weights")
+        self.runner = Runner(self._backend, model.config, weights, threads)
         self._gathered = 0.0  # sequences (or targets) whose gradients `accumulate` has added
+        self._outcomes: list[Outcome] = []  # known, and not collected yet
         self._warned = False
         self._closed = False
         self.set_lr(lr)
+        if self._backend.device is not None:
+            model.flat.attach(self._backend)
+            self._flat.attach(self._backend)
         if ewc_lambda > 0 and model.fisher is None:
             warnings.warn(
                 "ewc_lambda is set, but the model has no Fisher data yet: the penalty is 0"
@@ -137,8 +144,15 @@ class Trainer:
         return self.runner.threads
 
     @property
+    def told(self) -> str:
+        """The device in half a line: "cpu", "cuda:0 (NVIDIA H200)"."""
+        return self._backend.told
+
+    @property
     def updates(self) -> int:
-        """Updates made so far, also before a checkpoint that was loaded."""
+        """Updates made so far, also before a checkpoint that was loaded; those that `step_later`
+        has begun count until it is known that one was not made.
+        """
         return self._optimizer.step
 
     # --- training -----------------------------------------------------------------------------
@@ -167,12 +181,45 @@ class Trainer:
             ValueError: no sequence, one too long, a token or position out of range.
             DivergedError: the loss or the gradient's norm is not finite; no weight was changed.
         """
+        self.step_later(sequences, cmd_positions, parts)
+        return self._last()
+
+    def step_later(
+        self,
+        sequences: Sequence[Tokens],
+        cmd_positions: Sequence[int],
+        parts: Sequence[int] | None = None,
+    ) -> None:
+        """`step`, without waiting for its loss: `collect` gives it, with those of other steps.
+
+        A device goes on with one step while the host prepares the next. Where a step's loss or
+        norm is not finite, it and those begun after it change nothing.
+
+        Raises:
+            ValueError: as `step`.
+            DivergedError: an earlier step failed; `collect` tells which.
+        """
         shards, counts = self._checked(sequences, cmd_positions)
-        self._grads.fill(0)
-        loss = self._gradient(shards, self._weights(counts, parts), self._grads)
+        share = self._weights(counts, parts)
         self._gathered = 0
-        self._apply(loss)
-        return loss
+        with self._backend.active():
+            total = self._begin()
+            self._update.gradient(self.runner, shards, share, total)
+            self._apply(total)
+
+    @property
+    def waiting(self) -> int:
+        """Steps that `collect` would tell of."""
+        return len(self._outcomes) + self._update.waiting
+
+    def collect(self) -> list[Outcome]:
+        """Loss and gradient norm of every step since the last call, in order; waits for them.
+
+        One that is not finite is the last; the steps begun after it count as not begun.
+        """
+        self._settle()
+        found, self._outcomes = self._outcomes, []
+        return found
 
     def accumulate(self, tokens: Tokens, cmd_pos: int = 0) -> float:
         """Add the gradient of one sequence's loss to `grads`, without an update.
@@ -189,7 +236,11 @@ class Trainer:
         shards, counts = self._checked([tokens], [cmd_pos])
         targets = max(int(counts[0]), 1)
         by_token = self.reduction == "token" and not self.rules.equal_parts
-        loss = self._gradient(shards, np.array([1.0 if by_token else 1 / targets]), self._grads)
+        share = np.array([1.0 if by_token else 1 / targets])
+        with self._backend.active():
+            self._update.begin()
+            self._update.gradient(self.runner, shards, share, self._gradient())
+            loss = self._update.loss()
         self._gathered += int(counts[0]) if by_token else 1
         if by_token:
             loss /= targets
@@ -207,11 +258,15 @@ class Trainer:
             DivergedError: the gradient's norm is not finite; no weight was changed.
         """
         self._require_open()
-        if self._gathered > 0:
-            self._grads *= np.float32(1 / self._gathered)
-        self._gathered = 0
-        self._apply(0.0)
-        self._grads.fill(0)
+        with self._backend.active():
+            total = self._gradient()
+            if self._gathered > 0:
+                total *= np.float32(1 / self._gathered)
+            self._gathered = 0
+            self._update.begin()
+            self._apply(total)
+            self._last()
+            total.fill(0)
 
     def contrastive_step(
         self,
@@ -237,44 +292,42 @@ class Trainer:
         Memory is that of a shard and the embeddings, whatever B: all shards are embedded, the
         loss gives the gradient of each embedding, and each shard is run again with its rows.
         """
-        self._require_open()
-        pairs = len(queries)
-        if pairs == 0 or pairs != len(positives):
-            raise ValueError(
-                f"contrastive_step: {pairs} queries, {len(positives)} positives:"
-                " expected as many of both, at least one"
-            )
+        self.contrastive_step_later(queries, positives, temperature, pool)
+        return self._last()
+
+    def contrastive_step_later(
+        self,
+        queries: Sequence[Tokens],
+        positives: Sequence[Tokens],
+        temperature: float = 0.07,
+        pool: str = "mean",
+    ) -> None:
+        """`contrastive_step`, without waiting for its loss: see `step_later`."""
+        shards = self.runner.pack(self._checked_pairs(queries, positives), self.shard_tokens)
         if pool not in POOLS:
             raise ValueError(f"pool {pool!r}: expected {' or '.join(POOLS)}")
-        config = self.model.config
-        named = [(f"query {i}", s) for i, s in enumerate(queries)]
-        named += [(f"positive {i}", s) for i, s in enumerate(positives)]
-        arrays = []
-        for name, sequence in named:
-            array = checked_tokens(sequence, config, name)
-            if array.size > config.l_max:
-                raise ValueError(
-                    f"{name}: {array.size} tokens, expected at most l_max = {config.l_max}"
-                )
-            arrays.append(array)
-        shards = pack(arrays, shard_tokens=self.shard_tokens)
-        head = embedding_head(pool)
-        rows = np.empty((2 * pairs, config.d_model), np.float32)
-        for shard, part in zip(shards, self.runner.run(shards, head), strict=True):
-            rows[shard.rows] = part
-        tape = Tape(self._backend)
-        q, p = tape.constant(rows[:pairs]), tape.constant(rows[pairs:])
-        with backends.one_blas_thread(), backends.silent_overflow():
-            output = infonce(q, p, temperature)
-            tape.backward(output, np.ones(1, np.float32))
-        loss = float(output.value[0])
-        gradient = np.concatenate([q.grad, p.grad])
-        self._grads.fill(0)
-        seeds = [gradient[shard.rows] for shard in shards]
-        self.runner.run(shards, head, seeds, _adding_to(self._grads))
+        backend, pairs, head = self._backend, len(queries), embedding_head(pool)
+        rows_of = [_slice(shard.rows) for shard in shards]
         self._gathered = 0
-        self._apply(loss)
-        return loss
+        with backend.active():
+            rows = backend.xp.empty((2 * pairs, self.model.config.d_model), "float32")
+
+            def keep(embedded: Array, _: Array | None, i: int) -> None:
+                rows[rows_of[i]] = embedded
+
+            self.runner.run(shards, head, keep=keep)
+            tape = Tape(backend)
+            q, p = tape.constant(rows[:pairs]), tape.constant(rows[pairs:])
+            with backends.one_blas_thread(), backends.silent_overflow():
+                output = infonce(q, p, temperature)
+                tape.backward(output, backend.xp.ones(1, "float32"))
+            gradient = backend.xp.concatenate([q.grad, p.grad])
+            total = self._begin()
+            self._update.add_loss(output.value)
+            seeds = [gradient[part] for part in rows_of]
+            add = adding_to(backend, total)
+            self.runner.run(shards, head, seeds, add, keep=lambda *_: None)
+            self._apply(total)
 
     def set_lr(self, lr: float) -> None:
         """Learning rate from the next update on."""
@@ -298,17 +351,20 @@ class Trainer:
         """
         model, config = self.model, self.model.config
         shards, counts = self._checked(sequences, cmd_positions)
-        seeds = self._seeds(shards, self._weights(counts, parts))
-        found = nan_search.search(self._backend, config, model.weights, shards, seeds, loss_head)
+        seeds = seeds_of(shards, self._weights(counts, parts))
+        with self._backend.active():
+            weights = model.flat.on(self._backend, "weights")
+            found = nan_search.search(self._backend, config, weights, shards, seeds, loss_head)
         if isinstance(found, nan_search.Origin):
             return found
+        host = backends.load("cpu")  # where the search has left the gradient
         if self.ewc_lambda > 0 and model.fisher is not None:
             ewc.add_penalty_gradient(
-                self._backend, found, model.weights, model.fisher, model.anchor, self.ewc_lambda
+                host, found, model.weights, model.fisher, model.anchor, self.ewc_lambda
             )
             if (origin := nan_search.look_at(config, found, "ewc")) is not None:
                 return origin
-        if math.isfinite(self._backend.kernels.squared_norm(found)):
+        if math.isfinite(host.kernels.squared_norm(found)):
             return None
         return nan_search.look_at(config, found, "norm")
 
@@ -316,8 +372,9 @@ class Trainer:
 
     @property
     def grads(self) -> NDArray[np.float32]:
-        """The flat gradient, in buffer order."""
-        return self._grads
+        """The flat gradient, in buffer order. From a device it is copied when asked for."""
+        grads: NDArray[np.float32] = self._flat.host("grads")
+        return grads
 
     def get_grad(self, parameter: int | str) -> NDArray[np.float32]:
         """The gradient of one parameter, by index from 0 or by name: a view into `grads`.
@@ -335,11 +392,12 @@ class Trainer:
             if not 0 <= parameter < len(entries):
                 raise IndexError(f"parameter {parameter}: expected 0 to {len(entries) - 1}")
             entry = entries[parameter]
-        return self._grads[entry.start : entry.stop].reshape(entry.shape)
+        return self.grads[entry.start : entry.stop].reshape(entry.shape)
 
     def zero_grad(self) -> None:
         """Set the gradient to zero and forget what `accumulate` has counted."""
-        self._grads.fill(0)
+        with self._backend.active():
+            self._gradient().fill(0)
         self._gathered = 0
 
     # --- EWC ----------------------------------------------------------------------------------
@@ -364,10 +422,10 @@ class Trainer:
             ValueError: as `step`.
             DivergedError: a loss or gradient is not finite; the data are as before.
         """
-        fisher = self.squared_gradients(sequences, cmd_positions).astype(np.float32)
-        if not np.isfinite(fisher).all():
+        found = self.squared_gradients(sequences, cmd_positions).astype(np.float32)
+        if not np.isfinite(found).all():
             raise DivergedError("Fisher diagonal: a squared gradient is not finite")
-        self.model.fisher = fisher
+        self.model.fisher = found
         self.model.anchor = self.model.weights.copy()
 
     def squared_gradients(
@@ -375,28 +433,10 @@ class Trainer:
     ) -> NDArray[np.float64]:
         """What `compute_fisher` takes as the Fisher diagonal: flat, in buffer order."""
         arrays = self._checked_arrays(sequences, cmd_positions)
-        total = np.zeros(self.model.weights.size, np.float64)
-
-        def add_square(grads: Array, _: int) -> None:
-            np.multiply(grads, grads, out=grads)
-            np.add(total, grads, out=total)
-
+        size = self.model.config.param_count
         if self.rules.batch_fisher:
-            shards, counts = pack_targets(arrays, [0] * len(arrays), self.shard_tokens)
-            gradient = np.zeros(total.size, np.float32)
-            self._gradient(shards, np.full(counts.size, 1 / max(counts.sum(), 1)), gradient)
-            with backends.silent_overflow():
-                add_square(gradient, 0)
-            return total
-        pairs = list(zip(arrays, cmd_positions, strict=True))
-        for first in range(0, len(pairs), FISHER_SHARDS):  # a shard each, on all threads
-            shards, seeds = [], []
-            for array, position in pairs[first : first + FISHER_SHARDS]:
-                alone, counts = pack_targets([array], [int(position)], self.shard_tokens)
-                shards += alone
-                seeds += self._seeds(alone, 1 / np.maximum(counts, 1))
-            self.runner.run(shards, loss_head, seeds, add_square)
-        return total / len(arrays)
+            return fisher.of_batch(self.runner, size, arrays, self.shard_tokens)
+        return fisher.of_sequences(self.runner, size, arrays, cmd_positions)
 
     # --- the rest -----------------------------------------------------------------------------
 
@@ -457,35 +497,20 @@ class Trainer:
             buffers, run, extra: to be kept besides.
         """
         self._require_open()
-        held = self._optimizer.buffers() | (buffers or {})
-        if self._gathered:
-            held["grads"] = self._grads
-        training = checkpoints.Training(
-            self.updates, float(self.lr), float(self._gathered), self._all_options()
+        self._settle()
+        grads = self.grads if self._gathered else None
+        rest = trainer_state.Rest(float(self.lr), float(self._gathered), self._all_options())
+        return trainer_state.gather(
+            self.model, self._backend, self._optimizer, grads, rest, buffers or {}, run, extra
         )
-        state = checkpoints.new_state(training, run, extra)
-        return Checkpoint(self.model.data(), held, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what `checkpoint` says; ValueError if it does not fit, and nothing is changed."""
-        model, saved, training = self.model, checkpoint.model, checkpoint.state.training
-        if saved.config != model.config:
-            raise ValueError(f"the checkpoint's model is {saved.config}, this one {model.config}")
-        for name, value in self._all_options().items():
-            if training.options.get(name) != value:
-                was = training.options.get(name)
-                raise ValueError(f"{name} = {value}: the checkpoint was made with {was}")
-        own = self._optimizer.buffers()
-        if missing := {*own, *(["grads"] if training.gathered else [])} - {*checkpoint.buffers}:
-            raise ValueError(f"the checkpoint lacks {', '.join(sorted(missing))}")
-        for name, flat in own.items():
-            flat[...] = checkpoint.buffers[name]
-        model.weights[...] = saved.weights
-        model.fisher, model.anchor = saved.fisher, saved.anchor
-        model.metadata, model.sampler = saved.metadata, saved.sampler
-        self._optimizer.step = training.updates
+        self._settle()
+        options, training = self._all_options(), checkpoint.state.training
+        trainer_state.restore(checkpoint, self.model, self._backend, self._optimizer, options)
         self._gathered = training.gathered
-        self._grads[...] = checkpoint.buffers["grads"] if training.gathered else 0
+        self.grads[...] = checkpoint.buffers["grads"] if training.gathered else 0
         self.set_lr(training.lr)
 
     def close(self) -> None:
@@ -494,8 +519,11 @@ class Trainer:
             return
         self.runner.close()
         self._closed = True
-        self._grads = np.zeros(0, np.float32)
-        del self._optimizer
+        if self._backend.device is not None:
+            self.model.flat.detach()
+            self._flat.detach()
+        self._flat = Mirror(grads=np.zeros(0, np.float32))
+        del self._optimizer, self._update
 
     def __enter__(self) -> Self:
         return self
@@ -534,7 +562,8 @@ class Trainer:
         self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]
     ) -> tuple[list[Shard], NDArray[np.int64]]:
         arrays = self._checked_arrays(sequences, cmd_positions)
-        shards, counts = pack_targets(arrays, [int(c) for c in cmd_positions], self.shard_tokens)
+        positions = [int(c) for c in cmd_positions]
+        shards, counts = self.runner.pack_targets(arrays, positions, self.shard_tokens)
         if not self._warned and not counts.all():
             self._warned = True
             warnings.warn(
@@ -556,45 +585,71 @@ class Trainer:
         tokens = np.bincount(of_part, counts, len(parts))
         return np.asarray(1 / np.maximum(tokens, 1)[of_part] / len(parts))
 
-    def _gradient(
-        self, shards: list[Shard], share: NDArray[np.float64], total: NDArray[np.float32]
-    ) -> float:
-        """Loss of the batch; its gradient is added to `total`.
+    def _checked_pairs(
+        self, queries: Sequence[Tokens], positives: Sequence[Tokens]
+    ) -> list[NDArray[np.int64]]:
+        self._require_open()
+        pairs = len(queries)
+        if pairs == 0 or pairs != len(positives):
+            raise ValueError(
+                f"contrastive_step: {pairs} queries, {len(positives)} positives:"
+                " expected as many of both, at least one"
+            )
+        config = self.model.config
+        named = [(f"query {i}", s) for i, s in enumerate(queries)]
+        named += [(f"positive {i}", s) for i, s in enumerate(positives)]
+        arrays = []
+        for name, sequence in named:
+            array = checked_tokens(sequence, config, name)
+            if array.size > config.l_max:
+                raise ValueError(
+                    f"{name}: {array.size} tokens, expected at most l_max = {config.l_max}"
+                )
+            arrays.append(array)
+        return arrays
 
-        `share` is what one target of each sequence weighs in the loss.
-        """
-        seeds = self._seeds(shards, share)
-        losses = self.runner.run(shards, loss_head, seeds, _adding_to(total))
-        pairs = zip(losses, shards, strict=True)
-        return float(sum(np.dot(nll, _spread(share, shard)) for nll, shard in pairs))  # in float64
+    def _gradient(self) -> Array:
+        """The flat gradient where it is computed, to be changed."""
+        return self._flat.on(self._backend, "grads", written=True)
 
-    def _seeds(self, shards: list[Shard], share: NDArray[np.float64]) -> list[NDArray[np.float32]]:
-        return [_spread(share, shard).astype(np.float32) for shard in shards]
+    def _begin(self) -> Array:
+        """Begin a step; its gradient, still 0."""
+        if self._update.waiting >= AHEAD:
+            self._settle()
+        if self._outcomes:
+            self._outcomes[-1].check()  # nothing may be begun after a step that failed
+        self._update.begin()
+        total = self._gradient()
+        total.fill(0)
+        return total
 
-    def _apply(self, loss: float) -> None:
+    def _apply(self, total: Array) -> None:
         """EWC, norm, clip, update; nothing changes unless loss and norm are finite."""
-        model, backend = self.model, self._backend
-        if self.ewc_lambda > 0 and model.fisher is not None:
-            ewc.add_penalty_gradient(
-                backend, self._grads, model.weights, model.fisher, model.anchor, self.ewc_lambda
-            )
-        self.grad_norm = math.sqrt(backend.kernels.squared_norm(self._grads))
-        if not (math.isfinite(loss) and math.isfinite(self.grad_norm)):
-            raise DivergedError(
-                f"loss {loss:.6g}, gradient norm {self.grad_norm:.6g}: expected finite numbers;"
-                " the weights are as before this step (a smaller learning rate may help)"
-            )
-        scale = clip_scale(self.grad_norm, self.grad_clip)
-        self._optimizer.update(model.weights, self._grads, scale, self.lr)
+        flat, backend = self.model.flat, self._backend
+        penalty = None
+        if self.ewc_lambda > 0 and flat.holds("fisher"):
+            fisher, anchor = (flat.on(backend, name) for name in ("fisher", "anchor"))
+            penalty = Penalty(fisher, anchor, self.ewc_lambda)
+        weights = flat.on(backend, "weights", written=True)
+        self._update.apply(weights, total, penalty, self.grad_clip, self.lr)
+
+    def _settle(self) -> None:
+        """Find out what came of the steps that were begun."""
+        if not self._closed and self._update.waiting:
+            with self._backend.active():
+                self._outcomes += self._update.outcomes()
+            self.grad_norm = self._outcomes[-1].norm
+
+    def _last(self) -> float:
+        """The loss of the step just begun, which must be finite. Earlier outcomes stay."""
+        self._settle()
+        outcome = self._outcomes.pop()
+        outcome.check()
+        return outcome.loss
 
 
-def _adding_to(total: NDArray[np.float32]) -> Callable[[Array, int], None]:
-    def add(grads: Array, _: int) -> None:
-        np.add(total, grads, out=total)
-
-    return add
-
-
-def _spread(share: NDArray[np.float64], shard: Shard) -> NDArray[np.float64]:
-    """(K,) what each target of the shard weighs: its sequence's share."""
-    return np.repeat(share[shard.rows], shard.target_counts())
+def _slice(rows: list[int]) -> slice | list[int]:
+    """Rows of a batch, as a slice where they follow each other: a device needs no list then."""
+    if rows == list(range(rows[0], rows[-1] + 1)):
+        return slice(rows[0], rows[-1] + 1)
+    return rows

@@ -51,19 +51,31 @@ def new_model(size: str) -> Any:
 
 
 def train(settings: dict[str, Any]) -> Call:
-    """One training step on the same batch, collated as calm-train does it."""
-    model = new_model(settings["size"])
+    """One training step on the same batch, collated and run as calm-train does it.
+
+    On a GPU its Triton kernels do the scan; with `amp` in bfloat16. The loss is read at every step.
+    """
+    device = torch.device(settings.get("device", "cpu"))
+    model = new_model(settings["size"]).to(device)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
     pairs = list(zip(settings["tokens"], settings["positions"], strict=True))
     collate = CalmBatchCollator()
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=settings.get("amp", False))
 
-    def step() -> None:
-        tokens, positions = collate(pairs)
+    def step() -> dict[str, int]:
+        tokens, positions = (x.to(device) for x in collate(pairs))
         optimizer.zero_grad(set_to_none=True)
-        model.loss(tokens, cmd_positions=positions).backward()
+        with mixed:
+            loss = model.loss(tokens, cmd_positions=positions)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        loss.item()
+        if device.type != "cuda":
+            return {}
+        torch.cuda.synchronize()
+        return {"device_bytes": torch.cuda.max_memory_allocated()}
 
     return step
 

@@ -18,7 +18,7 @@ Call = Callable[[], object]
 
 def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
     """The call of `settings["task"]`, the versions it runs with, and the forecast of memory."""
-    told: dict[str, int] = {}
+    told: dict[str, Any] = {}
     if settings.get("forecast"):
         call = train_with_forecast(settings, told)
     else:
@@ -28,6 +28,10 @@ def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
     from threadpoolctl import threadpool_info
 
     blas = [p for p in threadpool_info() if p["user_api"] == "blas"]
+    if settings.get("device", "cpu").startswith("cuda") and not settings.get("rehearsal"):
+        import cupy
+
+        told["cupy"] = cupy.__version__
     about = {
         **told,
         "calmgrad": calmgrad.__version__,
@@ -40,10 +44,25 @@ def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
 
 def train(settings: dict[str, Any]) -> Call:
     """One training step on the same batch."""
-    return _train(settings)[1]
+    if settings.get("rehearsal"):  # the tests' stand-in for a GPU
+        from benchmarks.gpu.subject import rehearsal
+
+        rehearsal()
+    trainer, call = _train(settings)
+    if not settings.get("device", "cpu").startswith("cuda"):
+        return call
+
+    def step() -> dict[str, int]:
+        call()  # gives the loss, so the device is done
+        backend = trainer.runner.backend
+        if settings.get("rehearsal"):
+            return {}
+        return {"device_bytes": backend.xp.get_default_memory_pool().total_bytes()}
+
+    return step
 
 
-def train_with_forecast(settings: dict[str, Any], told: dict[str, int]) -> Call:
+def train_with_forecast(settings: dict[str, Any], told: dict[str, Any]) -> Call:
     """As `train`; tells the bytes in use with all kernels loaded, and what is to come on top.
 
     In the order of calmgrad.train: the trainer, the kernels, the forecast, the first step.
@@ -72,7 +91,8 @@ def _train(settings: dict[str, Any]) -> tuple[calmgrad.Trainer, Call]:
 
     arrays = [np.asarray(tokens, np.int64) for tokens in settings["tokens"]]
     model = calmgrad.new_model(settings["size"], seed=0)
-    options = {"shard_tokens": settings["shard_tokens"]} if "shard_tokens" in settings else {}
+    given = ("shard_tokens", "device", "matmul_precision")
+    options = {name: settings[name] for name in given if name in settings}
     trainer = calmgrad.Trainer(
         model, lr=1e-4, reduction="token", threads=settings["threads"], **options
     )

@@ -1,6 +1,7 @@
 """One contrastive run: its model, pairs and trainer, from the first step or a checkpoint on."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from calmgrad.contrastive.resume import Found, State, find, fingerprint
 from calmgrad.contrastive.start import TEMPERATURE, model_and_settings
 from calmgrad.errors import CalmgradError, UsageError, usage_errors
 from calmgrad.formats.checkpoint import Checkpoint
-from calmgrad.loop import Course, Report
+from calmgrad.loop import Ahead, Course, Report
 from calmgrad.model import Model
 from calmgrad.retrieval import evaluate_pairs, figures, load_pairs
 from calmgrad.rundir import RunDirectory
@@ -184,6 +185,11 @@ class Run:
         log.info(
             "loss     symmetric InfoNCE, temperature %g, %s pooling", self.temperature, self.pool
         )
+        if self.trainer.device.index is not None:
+            precision = self.config.matmul_precision or "float32"
+            log.info("device   %s, products in %s", self.trainer.told, precision)
+        elif self.trainer.device.why:
+            log.info("note     the CPU is used: %s", self.trainer.device.why)
         log.info("folder   %s", self.directory.path)
         if self.on_start is not None:
             described = describe(self.model.config)
@@ -193,22 +199,42 @@ class Run:
         """All updates that are left, or those until somebody or patience ends the run."""
         schedule = self.course.schedule(self.trainer.rules)
         self._judge(None)
-        while self.done < self.course.steps and self.stopped is None:
-            step = self.done
-            began = time.perf_counter()
+        ahead = Ahead(self.trainer, self._pauses)
+        for step in range(self.done, self.course.steps):
+            if self.stopped is not None:
+                break
             epoch, [rows] = self.course.update(step)
             queries = [self.pairs.queries[i] for i in rows]
             passages = [self.pairs.passages[i] for i in rows]
             self.trainer.set_lr(schedule.at(step))
-            loss = self.trainer.contrastive_step(queries, passages, self.temperature, self.pool)
+            self.trainer.contrastive_step_later(queries, passages, self.temperature, self.pool)
             tokens = sum(s.size for s in (*queries, *passages))
             report = Report(
-                step + 1, self.course.steps, epoch + 1, loss, self.trainer.lr,
-                self.trainer.grad_norm, len(rows), tokens, time.perf_counter() - began,
+                step + 1, self.course.steps, epoch + 1, math.nan, self.trainer.lr, math.nan,
+                len(rows), tokens, 0.0,
             )  # fmt: skip
-            self._after_step(report)
+            ahead.add(report, None)
+            if ahead.due():
+                self._tell(ahead)
             if self.should_stop is not None and self.should_stop():
+                self._tell(ahead)
                 self.stopped = self.stopped or "signal"
+
+    def _tell(self, ahead: Ahead) -> None:
+        for report, _, outcome in ahead.told():
+            outcome.check()
+            self._after_step(report)
+
+    def _pauses(self, step: int) -> bool:
+        """Whether something may be done after this update, for which it must be known."""
+        c = self.config
+        intervals = [c.eval_every, c.checkpoint_every, self._line_every]
+        at_interval = any(every and step % every == 0 for every in intervals)
+        return at_interval or step == self.course.steps or self.course.ends_epoch(step - 1)
+
+    @property
+    def _line_every(self) -> int:
+        return self.config.log_every or max(1, self.course.steps // 40)
 
     def _after_step(self, report: Report) -> None:
         self.done = report.step
@@ -227,7 +253,8 @@ class Run:
             self._evaluate(report.step, report.epoch)
         if ends_epoch:
             self._end_epoch(report.epoch)
-        if report.step < self.course.steps and self.saver.due(report.step):
+        behind = report.step < self.trainer.updates  # the device has made more steps since
+        if not behind and report.step < self.course.steps and self.saver.due(report.step):
             self._save_checkpoint()
 
     def _end_epoch(self, epoch: int) -> None:
@@ -272,8 +299,7 @@ class Run:
     def _line(self, report: Report) -> None:
         """A line of progress, every so many steps."""
         self.lines.append(report)
-        every = self.config.log_every or max(1, report.steps // 40)
-        if report.step % every and report.step != report.steps:
+        if report.step % self._line_every and report.step != report.steps:
             return
         seconds = sum(r.seconds for r in self.lines)
         left = (report.steps - report.step) * seconds / len(self.lines)

@@ -41,7 +41,7 @@ _NAME = re.compile(r"step-(\d{6,18})")
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
-class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a Trainer is, besides its buffers.
 
     Attributes:
@@ -49,12 +49,14 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         lr: of the last update.
         gathered: sequences or targets whose gradients wait in `grads` for an update.
         options: what it was made with, and what its numbers depend on.
+        device: where it computed: "cpu", "cuda", or "cuda tf32" for other products.
     """
 
     updates: Count
     lr: Annotated[float, Meta(ge=0)]
     gathered: Annotated[float, Meta(ge=0)]
     options: dict[str, str | float]
+    device: str = "cpu"
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

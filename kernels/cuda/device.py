@@ -118,7 +118,7 @@ class CupyDevice:
 
     def __init__(self, precision: Precision = "float32", index: int = 0) -> None:
         import cupy
-        from cupy_backends.cuda.libs import nvrtc
+        from cupy_backends.cuda.libs import nvrtc  # type: ignore[import-untyped]
 
         count = cupy.cuda.runtime.getDeviceCount()
         if index >= count:

@@ -1,6 +1,6 @@
 """The selective scan on the GPU: three passes forward and five backward, see selective_scan.cu."""
 
-from calmgrad.kernels.cuda.launcher import WARP, Launcher, blocks, row
+from calmgrad.kernels.cuda.launcher import WARP, Launcher, blocks, flat, row
 from calmgrad.kernels.protocol import Array
 
 THREADS = 128
@@ -39,13 +39,13 @@ class SelectiveScan(Launcher):
         over_chunks, threads = _over_chunks(chunks, channels)
         self.launch(
             "selective_scan", "scan_chunk_states", over_chunks, threads, dt.dtype,
-            dt, checkpoints, times, u, row(u), bc, row(bc),
+            flat(dt), flat(checkpoints), times, u, row(u), bc, row(bc),
             dt_bias, A_log, chunk_offsets, channels, states,
         )  # fmt: skip
         self._join("scan_join_states", checkpoints, times, A_log, offsets, chunk_offsets)
         self.launch(
             "selective_scan", "scan_outputs", over_chunks, threads, dt.dtype,
-            out, y, dt, checkpoints, u, row(u), z, row(z), bc, row(bc),
+            flat(out), flat(y), dt, checkpoints, u, row(u), z, row(z), bc, row(bc),
             A_log, D, chunk_offsets, channels, states,
         )  # fmt: skip
 
@@ -88,7 +88,7 @@ class SelectiveScan(Launcher):
         self._join("scan_join_gradients", entering, times, A_log, offsets, chunk_offsets)
         self.launch(
             "selective_scan", "scan_gradients", over_chunks, threads, dt.dtype,
-            du, row(du), ddt, entering, dbias, dskip,
+            du, row(du), flat(ddt), entering, dbias, dskip,
             dbc if alone else parts, row(dbc) if alone else 2 * states, tokens * 2 * states,
             dt, checkpoints, u, row(u), bc, row(bc), A_log, D, chunk_offsets, channels, states,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ import numpy as np
 
 from calmgrad.backend import Backend
 from calmgrad.kernels.cuda import CudaKernels
-from calmgrad.kernels.cuda.device import Argument, Function, Graph, Triple
+from calmgrad.kernels.cuda.device import Argument, Event, Function, Graph, Precision, Triple
 from tests.cuda_on_cpu import recording
 from tests.cuda_on_cpu.array import ArrayModule, DeviceArray
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
-FLAGS = ["-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
 FLAGS += ["-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-maybe-uninitialized"]
 KERNEL = re.compile(
     r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)'
@@ -50,6 +50,10 @@ class EmulatedDevice:
     Attributes:
         launches: the kernels that ran, by name, in order.
     """
+
+    name = "emulated"
+    index = 0
+    precision: Precision = "float32"
 
     def __init__(self, schedule: int = 0) -> None:
         self.xp = ArrayModule()
@@ -84,6 +88,21 @@ class EmulatedDevice:
 
         return launch
 
+    def active(self) -> Any:
+        return nullcontext()
+
+    def memory(self) -> tuple[int, int]:
+        return 1 << 33, 1 << 34
+
+    def pinned(self, words: int) -> Any:
+        return np.empty(words, np.int64)
+
+    def copy_later(self, to: Any, pinned: Any) -> None:
+        to.set(pinned)
+
+    def event(self) -> Event:
+        return _Done()
+
     def gemm(self, out: Any, a: Any, b: Any, beta: float) -> None:
         recording.do("gemm", _product, out.held, a.held, b.held, beta)
 
@@ -96,10 +115,18 @@ def _product(out: Any, a: Any, b: Any, beta: float) -> None:
     out[...] = total if beta == 0 else total + beta * out
 
 
+class _Done:
+    """An event of a device that has always done everything."""
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
 def emulated(schedule: int = 0) -> Backend:
     """The backend of the CUDA kernels, on a device of its own."""
     device = EmulatedDevice(schedule)
-    return Backend("cuda", device.xp, CudaKernels(device))
+    return Backend("cuda", device.xp, CudaKernels(device), device)
 
 
 def _parameters(source: str, entry: str) -> list[str]:
@@ -135,8 +162,6 @@ def _real_of(x: Argument) -> str:
 @cache
 def _library(source: str) -> ctypes.CDLL:
     """The compiled source; kept in a temporary folder for the next run of the tests."""
-    cxx = compiler()
-    assert cxx is not None
     kernels = [name for name, _ in KERNEL.findall(source)]
     text = SHARED.sub(
         r"static \1 \2\3; static const bool \2_is_shared ="
@@ -144,18 +169,42 @@ def _library(source: str) -> ctypes.CDLL:
         source,
     )
     text += "\n" + "\n".join(f"EMULATOR_EXPORT({name})" for name in kernels)
-    key = hashlib.sha256((HEADER.read_text() + text + cxx + str(FLAGS)).encode()).hexdigest()[:24]
-    uid = os.getuid()
-    folder = Path(tempfile.gettempdir()) / f"calmgrad-cuda-on-cpu-{uid}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{key}.so"
+    header = _header()
+    return ctypes.CDLL(str(_built(text, ".cpp", ".so", "-shared", "-include", str(header))))
+
+
+@cache
+def _header() -> Path:
+    """A copy of the header, with its compiled form beside it, where the compiler looks for it."""
+    text = HEADER.read_text(encoding="utf-8").replace("#pragma once", "")
+    return _built(text, ".h", ".h.gch", "-x", "c++-header").with_suffix("")
+
+
+def _built(text: str, kind: str, result: str, *flags: str) -> Path:
+    """The file that the compiler makes of a text, from this run or an earlier one."""
+    cxx = compiler()
+    assert cxx is not None
+    key = hashlib.sha256(repr((text, cxx, FLAGS, flags)).encode()).hexdigest()[:24]
+    path = _folder() / f"{key}{result}"
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            cpp, built = Path(scratch, "kernel.cpp"), Path(scratch, "kernel.so")
-            cpp.write_text(text)
-            command = [cxx, *FLAGS, "-include", str(HEADER), str(cpp), "-o", str(built)]
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            written, built = Path(scratch, f"{key}{kind}"), Path(scratch, "built")
+            written.write_text(text, encoding="utf-8")
+            command = [cxx, *FLAGS, *flags, str(written), "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=300)
             if done.returncode:
                 raise RuntimeError(f"the C++ compiler refuses a kernel:\n{done.stderr}")
+            if kind == ".h":
+                written.rename(path.with_suffix(""))
             built.rename(path)
-    return ctypes.CDLL(str(path))
+    return path
+
+
+def _folder() -> Path:
+    uid = os.getuid()
+    folder = Path(tempfile.gettempdir()) / f"calmgrad-cuda-on-cpu-{uid}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != uid or status.st_mode & 0o022:
+        raise PermissionError(f"{folder}: others can write what would run here")
+    return folder

@@ -1,0 +1,1 @@
+"""The phases of `python -m benchmarks.gpu_check`."""

@@ -1,0 +1,136 @@
+"""The GPU that is checked; or its stand-in on the CPU, on which the checks are rehearsed."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+from calmgrad import backend as backends
+from calmgrad.backend import Backend
+
+FILLER = 256 << 20  # bytes; copying them keeps the GPU busy while launches are queued behind
+
+
+@dataclass(frozen=True)
+class Times:
+    """Microseconds a call took on the device."""
+
+    median: float
+    least: float
+    calls: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the phases are given.
+
+    Attributes:
+        name: the device, as calmgrad calls it: "cuda:0".
+        emulated: it is the tests' stand-in: sizes are tiny, and times no measurement.
+        peer: the Python of an environment with calm-mamba, or None.
+    """
+
+    name: str = "cuda:0"
+    emulated: bool = False
+    peer: str | None = None
+
+    @cached_property
+    def backend(self) -> Backend:
+        return backends.load(self.name)
+
+    @property
+    def device(self) -> Any:
+        return self.backend.device
+
+    @property
+    def xp(self) -> Any:
+        return self.backend.xp
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Around all that uses the device's arrays."""
+        return self.backend.active()
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was given."""
+        if not self.emulated:
+            self.xp.cuda.get_current_stream().synchronize()
+
+    def times(self, call: Callable[[], object], calls: int = 20, warm: int = 3) -> Times:
+        """How long `call` keeps the device busy, between two CUDA events.
+
+        Before each, the GPU copies memory, and its second-level cache with it, while the host
+        queues the launches: so neither the host's time nor a warm cache is measured.
+        """
+        for _ in range(warm):
+            call()
+        if self.emulated:
+            found = [_wall(call) for _ in range(2)]
+        else:
+            found = [self._between_events(call) for _ in range(calls)]
+        return Times(median(found), min(found), len(found))
+
+    @cached_property
+    def _filler(self) -> tuple[Any, Any]:
+        return self.xp.zeros(FILLER, "uint8"), self.xp.zeros(FILLER, "uint8")
+
+    def _between_events(self, call: Callable[[], object]) -> float:
+        cuda = self.xp.cuda
+        begin, end = cuda.Event(), cuda.Event()
+        for _ in range(4):
+            self.xp.copyto(*self._filler)
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return 1e3 * float(cuda.get_elapsed_time(begin, end))
+
+
+def _wall(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return 1e6 * (time.perf_counter() - began)
+
+
+def rehearsal() -> Subject:
+    """The stand-in, put in the place of every GPU of this process."""
+    from calmgrad import devices
+    from tests.cuda_on_cpu.device import EmulatedDevice
+
+    class Temporary(EmulatedDevice):
+        name, index, precision = "emulated", 0, "float32"
+
+        def active(self):
+            from contextlib import nullcontext
+
+            return nullcontext()
+
+        def memory(self):
+            return 8 << 30, 8 << 30
+
+        def pinned(self, words):
+            import numpy as np
+
+            return np.empty(words, np.int64)
+
+        def copy_later(self, to, pinned):
+            to.held[...] = pinned
+
+        def event(self):
+            class E:
+                record = synchronize = lambda self: None
+
+            return E()
+
+    devices.open_device = lambda index, precision: Temporary()
+    return Subject(emulated=True)
+
+
+class Failed(Exception):
+    """A check that found something wrong; the rows it had by then go into the result, too."""
+
+    def __init__(self, message: str, **found: Any) -> None:
+        super().__init__(message)
+        self.found = found

@@ -1,0 +1,135 @@
+"""calmgrad's CUDA kernels on a real GPU: are they right, and how fast are they?
+
+    python -m benchmarks.gpu_check [--peer PYTHON_WITH_CALM_MAMBA] [PHASE ...]
+
+Some ten minutes. The phases do not depend on each other: after one that fails, the next is run.
+Each writes a JSON file as soon as it is done. Exit code 1 if a phase has failed.
+
+--emulate runs it all at tiny sizes on the tests' stand-in for a GPU, which needs only a C++
+compiler: so that the script itself is known to work. Its times measure nothing.
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.__main__ import write
+from benchmarks.gpu import about, build, gradients, kernels, network, sanitizer, steps, timings
+from benchmarks.gpu.subject import Failed, Subject, rehearsal
+from benchmarks.options import ROOT
+
+PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
+    "about": about.run,
+    "build": build.run,
+    "kernels": kernels.run,
+    "gradcheck": gradients.run,
+    "golden": network.golden,
+    "parity": network.parity,
+    "determinism": network.determinism,
+    "sanitizer": sanitizer.run,
+    "timings": timings.run,
+    "steps": steps.run,
+}
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def main() -> int:
+    arguments = parse()
+    subject = rehearsal() if arguments.emulate else Subject(arguments.device)
+    subject = Subject(subject.name, subject.emulated, arguments.peer)
+    folder = arguments.output or default_folder(subject)
+    began = time.perf_counter()
+    summary: dict[str, Any] = {"emulated": subject.emulated, "phases": {}}
+    for number, name in enumerate(PHASES):
+        if arguments.phases and name not in arguments.phases:
+            continue
+        result = one(name, subject)
+        write(folder / f"{number:02d}-{name}.json", result)
+        summary["phases"][name] = {key: result[key] for key in ("outcome", "seconds", "message")}
+        summary["seconds"] = time.perf_counter() - began
+        write(folder / "summary.json", summary)
+        told = f"{name}: {result['outcome']}, {result['seconds']:.1f} s"
+        print(f"{told}: {result['message']}" if result["message"] else told, flush=True)
+        for line in table(name, result):
+            print(f"  {line}")
+    print(f"{summary['seconds']:.0f} s; results in {folder}")
+    return int(any(phase["outcome"] == "failed" for phase in summary["phases"].values()))
+
+
+def one(name: str, subject: Subject) -> dict[str, Any]:
+    """Run a phase; what it found, whether it passed, and how long it took."""
+    began = time.perf_counter()
+    result: dict[str, Any] = {"phase": name, "outcome": "passed", "message": ""}
+    result["emulated"] = subject.emulated
+    if subject.emulated:
+        result["times"] = "emulated, not a measurement"
+    try:
+        found = PHASES[name](subject)
+        if "skipped" in found:
+            result |= {"outcome": "skipped", "message": found["skipped"]}
+    except Failed as failure:
+        result |= {"outcome": "failed", "message": str(failure)}
+        found = failure.found
+    except Exception as error:
+        last = "".join(traceback.format_exception_only(error)).strip()
+        result |= {"outcome": "failed", "message": last}
+        found = {"traceback": traceback.format_exc()}
+    result["seconds"] = time.perf_counter() - began
+    return found | result
+
+
+def table(name: str, result: dict[str, Any]) -> list[str]:
+    """The lines worth seeing on the screen."""
+    rows = result.get("rows", [])
+    if name == "timings":
+        return [
+            f"{r['size']:6} {r['shape']:7} {r['op']:22} {r['us_median']:9.1f} us"
+            f"  {r['of_floor']:6.1%} of {result['copy_gb_per_second']:,.0f} GB/s"
+            for r in rows
+        ]
+    if name == "steps":
+        return [
+            f"{r['size']:6} {r['shape']:7} {who:20} {r[who]['ms_median']:9.3f} ms"
+            for r in rows
+            for who in r
+            if isinstance(r[who], dict)
+        ]
+    return []
+
+
+def default_folder(subject: Subject) -> Path:
+    """benchmarks/results/gpu-NAME; what was not measured goes elsewhere."""
+    if subject.emulated:
+        return Path(tempfile.mkdtemp(prefix="gpu_check-"))
+    return RESULTS / ("gpu-" + re.sub(r"[^a-z0-9]+", "-", subject.device.name.lower()).strip("-"))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("phases", nargs="*", metavar="PHASE", help=f"of {', '.join(PHASES)}")
+    parser.add_argument("--device", default="cuda:0", help="cuda:0 if not given")
+    parser.add_argument("--peer", metavar="PYTHON", help="of an environment with calm-mamba")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the JSON files")
+    parser.add_argument("--emulate", action="store_true", help="a rehearsal, without a GPU")
+    arguments = parser.parse_args()
+    unknown = set(arguments.phases) - set(PHASES)
+    if unknown:
+        parser.error(f"no phase {', '.join(sorted(unknown))}: there are {', '.join(PHASES)}")
+    output = arguments.output
+    if arguments.emulate and output and output.resolve().is_relative_to(RESULTS.resolve()):
+        parser.error("--emulate measures nothing: its results do not go to benchmarks/results")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""A device without CUDA sources: strict arrays of the device, NumPy's formulas behind them.
+
+It shows what the room above the kernels does wrong (an array of the host among the device's, a
+value read in the middle of a step, an array asked for in every step) where there is no compiler.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from calmgrad.kernels import reference
+from calmgrad.kernels.cuda.control import CORRECTION1, CORRECTION2, HEALTHY, LOSS, LR, NORM
+from calmgrad.kernels.cuda.control import SCALE, STEP
+from tests.cuda_on_cpu.array import DeviceArray, _unwrapped
+from tests.cuda_on_cpu.device import EmulatedDevice
+
+
+class StandIn:
+    """The reference kernels on device arrays, and those that keep their numbers on the device."""
+
+    def __init__(self, device: EmulatedDevice) -> None:
+        self.device = device
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        kernel = getattr(reference, name)
+
+        def call(*arguments: Any) -> Any:
+            for x in arguments:
+                if isinstance(x, np.ndarray):
+                    raise TypeError(f"{name}: an array of the host")
+            return kernel(*(_held(x) for x in arguments))
+
+        return call
+
+    def begin_step(self, control: DeviceArray) -> None:
+        control.held[LOSS] = 0
+
+    def sum_losses(self, control: DeviceArray, nll: DeviceArray, weights: DeviceArray) -> None:
+        control.held[LOSS] += np.dot(_held(nll).astype(np.float64), _held(weights))
+
+    def judge(
+        self, control: DeviceArray, g: DeviceArray, clip: float, beta1: float, beta2: float
+    ) -> None:
+        c = control.held
+        c[NORM] = math.sqrt(reference.squared_norm(_held(g)))
+        if not np.isfinite(c[[LOSS, NORM]]).all():
+            c[HEALTHY] = 0
+        if c[HEALTHY]:
+            c[STEP] += 1
+            c[SCALE] = min(1.0, clip / (c[NORM] + 1e-6)) if clip > 0 else 1.0
+            c[CORRECTION1], c[CORRECTION2] = 1 - beta1 ** c[STEP], 1 - beta2 ** c[STEP]
+
+    def adamw_step(
+        self, p: Any, m: Any, v: Any, g: Any, control: DeviceArray,
+        decay: float, beta1: float, beta2: float, eps: float,
+    ) -> None:  # fmt: skip
+        c = control.held
+        if c[HEALTHY]:
+            reference.adamw(
+                *map(_held, (p, m, v, g)), c[SCALE], c[LR], decay, beta1, beta2, eps, int(c[STEP])
+            )
+
+    def sgd_step(self, p: Any, g: Any, control: DeviceArray, decay: float) -> None:
+        c = control.held
+        if c[HEALTHY]:
+            reference.sgd(_held(p), _held(g), c[SCALE], c[LR], decay)
+
+
+def _held(x: Any) -> Any:
+    return _unwrapped(x)
+
+
+@contextmanager
+def counted(device: EmulatedDevice) -> Iterator[dict[str, int]]:
+    """Arrays asked for, and arrays or numbers read by the host, inside."""
+    counts = {"empty": 0, "read": 0}
+
+    def watch(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            counts[what] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    reads = ("get", "__float__", "__int__", "__bool__")
+    kept = {name: getattr(DeviceArray, name) for name in reads}
+    module = type(device.xp)
+    asked = ("empty", "zeros", "asarray", "array")
+    made = {name: module.__dict__[name] for name in asked}
+    for name in reads:
+        setattr(DeviceArray, name, watch("read", kept[name]))
+    for name in asked:
+        setattr(module, name, staticmethod(watch("empty", made[name].__func__)))
+    try:
+        yield counts
+    finally:
+        for name in reads:
+            setattr(DeviceArray, name, kept[name])
+        for name in asked:
+            setattr(module, name, made[name])
