@@ -6,7 +6,9 @@ from calmgrad.kernels.protocol import Array
 
 class Gelu(Launcher):
     def gelu_forward(self, y: Array, x: Array) -> None:
-        self.launch_rows("gelu", "gelu_forward", x.shape[0], x.dtype, y, row(y), x, row(x), *x.shape)
+        self.launch_rows(
+            "gelu", "gelu_forward", x.shape[0], x.dtype, y, row(y), x, row(x), *x.shape
+        )
 
     def gelu_backward(self, dx: Array, dy: Array, x: Array) -> None:
         self.launch_rows(

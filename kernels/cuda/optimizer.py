@@ -64,9 +64,7 @@ class Optimizer(Launcher):
                 "sum_losses", MOST_THREADS, nll.dtype, control, flat(nll), flat(weights), nll.size
             )
 
-    def judge(
-        self, control: Array, g: Array, grad_clip: float, beta1: float, beta2: float
-    ) -> None:
+    def judge(self, control: Array, g: Array, grad_clip: float, beta1: float, beta2: float) -> None:
         """NORM, SCALE, HEALTHY; and STEP and the corrections of the update that follows."""
         parts = self._sum_squares(g)
         numbers = map(np.float64, (grad_clip, beta1, beta2))

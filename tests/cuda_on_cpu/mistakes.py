@@ -1,6 +1,6 @@
-"""Deliberate mistakes in the CUDA scan; running it on the CPU must find each.
+"""Deliberate mistakes in the CUDA kernels; running them on the CPU must find each.
 
-    python -m tests.cuda_on_cpu.mistakes [HOW_MANY]
+    python -m tests.cuda_on_cpu.mistakes [OP]...
 
 Each is tried in a process of its own: some end in a crash, at the forbidden page behind an array.
 Exit code 1 if one is not found, or if something is found where no mistake is.
@@ -8,153 +8,103 @@ Exit code 1 if one is not found, or if something is found where no mistake is.
 
 import os
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from calmgrad.backend import load
-from calmgrad.kernels.cuda import CudaKernels, launcher
-from tests.cuda_on_cpu.device import EmulatedDevice
-from tests.cuda_on_cpu.scan import run_scan
-from tests.ops.helpers import assert_near
+from calmgrad.kernels.cuda import launcher
+from tests.cuda_on_cpu import kernel_mistakes, scan_mistakes
 
-# (what it is, a piece of selective_scan.cu that stands there once, what becomes of it).
-MISTAKES = [
-    ("a state is carried from one sequence into the next",
-     "  real h = 0, added[AHEAD]", "  static real h = 0; real added[AHEAD]"),
-    ("no check for channels beyond the last",
-     "  if (!active) return;\n  const real skip = D[c];", "  const real skip = D[c];"),
-    ("no barrier before the sums of warps are read",
-     "      sums[warp][n][lane] = sums_by_lane<WARP / 2>(values);\n    }\n    __syncthreads();",
-     "      sums[warp][n][lane] = sums_by_lane<WARP / 2>(values);\n    }"),
-    ("the butterfly keeps the wrong half",
-     "kept = upper ? values[i + HALF] : values[i]", "kept = upper ? values[i] : values[i + HALF]"),
-    ("the state enters a chunk one chunk late",
-     "      if (k + j < last) ends[(k + j) * channels * states + i] = h;\n"
-     "      h = decay[j] * h + added[j];",
-     "      h = decay[j] * h + added[j];\n"
-     "      if (k + j < last) ends[(k + j) * channels * states + i] = h;"),
-    ("D is missing in du", "step[t] * ddrive[t] + skip * dy[t]", "step[t] * ddrive[t]"),
-    # Borders of chunks, sequences and tiles.
-    ("the last chunk is left out", "  while (low < high) {", "  while (low < high - 1) {"),
-    ("chunks are looked for by floor, not ceiling",
-     "low = (offset + CHUNK - 1) / CHUNK", "low = offset / CHUNK + 1"),
-    ("chunks are looked for beyond the last", "  if (high > chunks) high = chunks;\n", ""),
-    ("the time of a chunk lacks its last token",
-     "    drive[t] *= step[t];\n    time += step[t];",
-     "    drive[t] *= step[t];\n    if (t < CHUNK - 1) time += step[t];"),
-    ("the rows of B and C beyond the chunk are not blank",
-     "n < states && t < chunk.size ? from[(chunk.first + t) * row + n] : real(0)",
-     "n < states ? from[(chunk.first + t) * row + n] : real(0)"),
-    ("the second tile of states reads the first's C",
-     "    load_tile(C, bc + states + tile, bc_row, chunk, count);\n    __syncthreads();\n"
-     "    for (int n",
-     "    load_tile(C, bc + states, bc_row, chunk, count);\n    __syncthreads();\n    for (int n"),
-    ("the row stride of u is forgotten",
-     "const real x = there ? u[(chunk.first + t) * u_row + c] : real(0);",
-     "const real x = there ? u[(chunk.first + t) * channels + c] : real(0);"),
-    ("eight chunks ahead, then nine", "k < last; k += AHEAD)", "k < last; k += AHEAD + 1)"),
-    # Barriers.
-    ("a tile is overwritten while others read it",
-     "    __syncthreads();\n    load_tile(B, bc + tile, bc_row, chunk, count);\n"
-     "    load_tile(C, bc + states + tile, bc_row, chunk, count);\n    __syncthreads();\n"
-     "    if (!active) continue;",
-     "    load_tile(B, bc + tile, bc_row, chunk, count);\n"
-     "    load_tile(C, bc + states + tile, bc_row, chunk, count);\n    __syncthreads();\n"
-     "    if (!active) continue;"),
-    ("a tile is read before it is there",
-     "    load_tile(C, bc + states + tile, bc_row, chunk, count);\n    __syncthreads();\n"
-     "    if (!active) continue;\n    for (int n = 0; n < count; n++) {\n"
-     "      const real rate = rate_of(A_log[c * states + tile + n]);\n      real g = 0;",
-     "    load_tile(C, bc + states + tile, bc_row, chunk, count);\n"
-     "    if (!active) continue;\n    for (int n = 0; n < count; n++) {\n"
-     "      const real rate = rate_of(A_log[c * states + tile + n]);\n      real g = 0;"),
-    ("channels beyond the last leave before a shuffle",
-     "      const real rate = active ? rate_of(A_log[c * states + tile + n]) : real(0);\n"
-     "      real h[CHUNK + 1]",
-     "      if (!active) break;\n"
-     "      const real rate = active ? rate_of(A_log[c * states + tile + n]) : real(0);\n"
-     "      real h[CHUNK + 1]"),
-    ("the sums of slices are added before they are there",
-     "  sums[threadIdx.y][threadIdx.x] = total;\n  __syncthreads();",
-     "  sums[threadIdx.y][threadIdx.x] = total;"),
-    # Formulas.
-    ("dC of the state before the token",
-     "values[CHUNK + t] = dy[t] * h[t + 1]", "values[CHUNK + t] = dy[t] * h[t]"),
-    ("the gradient is not decayed", "        g *= decay[t];\n", ""),
-    ("the exponent's gradient without ln 2",
-     "(dexponent[t] * LN2 + x * ddrive[t])", "(dexponent[t] + x * ddrive[t])"),
-    ("softplus has slope 1", "slope = -expm1(-step[t])", "slope = real(1)"),
-    ("the bias's gradient without the slope", "bias_total += dstep", "bias_total += dexponent[t]"),
-    ("dD of the gated gradient's square", "skip_total += dy[t] * x", "skip_total += dy[t] * dy[t]"),
-    ("silu's slope with the wrong sign",
-     "(real(1) + gate * (real(1) - s))", "(real(1) - gate * (real(1) - s))"),
-    ("dA_log is dA", "dA_log[i] = total * -exp(A_log[i])", "dA_log[i] = total"),
-    ("dA_log transposed",
-     "column % channels * states + column / channels", "column"),
-    ("a gradient is carried into the sequence before",
-     "  real g = 0, added[AHEAD]", "  static real g = 0; real added[AHEAD]"),
-    ("only the first slice of chunks is summed", "slice < SLICES; slice++", "slice < 1; slice++"),
-    ("one block of channels is not summed",
-     "block < n_blocks; block++", "block < n_blocks - 1; block++"),
-    ("B's gradient goes to C's columns", "(chunk.first + t) * dbc_row + which * states",
-     "(chunk.first + t) * dbc_row + (1 - which) * states"),
-]  # fmt: skip
-
-# Several chunks in flight, short sequences between, two blocks of channels, two tiles of states;
-# no chunk that is short.
-SIZES = [((20, 1, 18, 150), 130, 18), ((15, 33, 16), 37, 3), ((16,) * 12, 5, 3)]
+# Round and round, greedy, greedy from the last to the first, shuffled and greedy: a missing
+# barrier does not show in all of them.
 SCHEDULES = (0, 1, 3, 5)
 
-
-def check() -> None:
-    """What tests/test_cuda_selective_scan.py would do, on few sizes; AssertionError or a crash."""
-    for sizes in SIZES:
-        right = run_scan(load("reference").kernels, np, *sizes, "float64")
-        for schedule in SCHEDULES:
-            device = EmulatedDevice(schedule)
-            got = run_scan(CudaKernels(device), device.xp, *sizes, "float64")
-            for name, array in right.items():
-                assert_near(got[name], array, 1e-12, name)
+Check = Callable[[Sequence[int]], None]
 
 
-def outcome(old: str, new: str) -> str:
+@dataclass(frozen=True)
+class Mistake:
+    """`old`, which stands once in <op>.cu or common.cuh, becomes `new`."""
+
+    op: str
+    what: str
+    old: str
+    new: str
+    check: Check
+
+    def __str__(self) -> str:
+        return f"{self.op}: {self.what}"
+
+
+MISTAKES = [
+    Mistake("selective_scan", what, old, new, scan_mistakes.check)
+    for what, old, new in scan_mistakes.MISTAKES
+] + [
+    Mistake(op, what, old, new, kernel_mistakes.CHECKS[op])
+    for op, mistakes in kernel_mistakes.MISTAKES.items()
+    for what, old, new in mistakes
+]
+
+
+def outcome(mistake: Mistake) -> str:
     """How a mistake was found; empty if it was not."""
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        correct = launcher.source
-        text = correct("selective_scan", "float64")
-        assert text.count(old) == 1, f"{old!r} stands there {text.count(old)} times"
-        launcher.source = lambda op, dtype: correct(op, dtype).replace(old, new)  # type: ignore[assignment]
-        with np.errstate(all="ignore"):
-            try:
-                check()
-            except (AssertionError, RuntimeError) as error:
-                refused = "compiler refuses" in str(error)
-                print(" " * 4 + str(error).splitlines()[0])
-                sys.stdout.flush()
-                os._exit(3 if refused else 1)
+        os.write(writing, _tried(mistake).encode()[:1000])
         os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        found = pipe.read()
     status = os.waitpid(pid, 0)[1]
     if os.WIFSIGNALED(status):
         return f"signal {os.WTERMSIG(status)}"
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (0, 1), f"the mistake could not be tried: exit code {code}"
-    return "wrong numbers or a deadlock" if code else ""
+    if "compiler refuses" in found or "stands there" in found:
+        raise ValueError(f"{mistake}: {found}")
+    return found
 
 
-def main(count: int) -> int:
+def _tried(mistake: Mistake) -> str:
+    correct = launcher.source
+
+    def spoilt(op: str, dtype: str) -> str:
+        text = correct(op, dtype)
+        if op != mistake.op:
+            return text
+        if text.count(mistake.old) != 1:
+            raise RuntimeError(f"{mistake.old!r} stands there {text.count(mistake.old)} times")
+        return text.replace(mistake.old, mistake.new)
+
+    launcher.source = spoilt  # type: ignore[assignment]
+    with np.errstate(all="ignore"):
+        try:
+            mistake.check(SCHEDULES)
+        except (AssertionError, RuntimeError) as error:
+            return str(error) or "wrong"
+    return ""
+
+
+def unchanged(op: str) -> Mistake:
+    """No mistake at all: it is not the planting that is found."""
+    some = next(m for m in MISTAKES if m.op == op)
+    return Mistake(op, "the same", some.old, some.old + "/* the same */", some.check)
+
+
+def main(ops: Sequence[str]) -> int:
+    chosen = [m for m in MISTAKES if not ops or m.op in ops]
     missed = []
-    for what, old, new in MISTAKES[:count]:
-        how = outcome(old, new)
-        print(f"{what}: {how or 'NOT FOUND'}", flush=True)
+    for mistake in chosen:
+        how = outcome(mistake)
+        print(f"{mistake}: {how.splitlines()[0] if how else 'NOT FOUND'}", flush=True)
         if not how:
-            missed.append(what)
-    same = "  real h = 0, added[AHEAD]"
-    if outcome(same, same + "/* the same */"):
-        missed.append("something was found where there is no mistake")
-    print(f"{len(MISTAKES[:count]) - len(missed)} of {len(MISTAKES[:count])} found", *missed)
-    return 1 if missed else 0
+            missed.append(mistake)
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} found")
+    innocent = [op for op in {m.op for m in chosen} if outcome(unchanged(op))]
+    if innocent:
+        print("something is found where there is no mistake:", *innocent)
+    return 1 if missed or innocent else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else len(MISTAKES)))
+    sys.exit(main(sys.argv[1:]))

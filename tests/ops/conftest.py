@@ -21,5 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [
         item
         for item in items
-        if not ("cuda-on-cpu" in item.name and ("basic." in item.name or "/test_basic" in item.nodeid))
+        if not (
+            "cuda-on-cpu" in item.name and ("basic." in item.name or "/test_basic" in item.nodeid)
+        )
     ]

@@ -46,7 +46,10 @@ def test_sequences_do_not_see_each_other(backend: Backend) -> None:
     inputs = draw(lengths, 17, taps=4)
     weights = np.random.default_rng(5).standard_normal((29, 17))
     packed = run(
-        backend, partial(causal_conv1d, packing=Packing.of(lengths, backend.xp)), inputs, weights=weights
+        backend,
+        partial(causal_conv1d, packing=Packing.of(lengths, backend.xp)),
+        inputs,
+        weights=weights,
     )
     dweight, start = np.zeros((17, 4)), 0
     for n in lengths:

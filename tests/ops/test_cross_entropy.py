@@ -58,7 +58,11 @@ def test_large_logits(backend: Backend, classes: int, shift: float, dtype: str) 
     logits[:, 1] += 1e4
     targets = np.array([1, 0, classes - 1])
     done = run(
-        backend, partial(cross_entropy, targets=on(backend, targets)), {"logits": logits}, dtype, np.ones(3)
+        backend,
+        partial(cross_entropy, targets=on(backend, targets)),
+        {"logits": logits},
+        dtype,
+        np.ones(3),
     )
     np.testing.assert_allclose(done.y, [0, 1e4, 1e4])
     expected = np.zeros((3, classes))
@@ -72,7 +76,9 @@ def test_infinity_is_not_swallowed(backend: Backend, position: int) -> None:
     logits = np.zeros((1, 21))
     logits[0, position] = np.inf
     with np.errstate(invalid="ignore"):
-        nll = forward(backend, partial(cross_entropy, targets=on(backend, np.array([3]))), {"logits": logits})
+        nll = forward(
+            backend, partial(cross_entropy, targets=on(backend, np.array([3]))), {"logits": logits}
+        )
     assert np.isnan(nll).all()
 
 
@@ -80,7 +86,9 @@ def test_infinity_is_not_swallowed(backend: Backend, position: int) -> None:
 def test_nan_in_any_lane_is_seen(backend: Backend, position: int) -> None:
     logits = np.zeros((1, 21))
     logits[0, position] = np.nan
-    nll = forward(backend, partial(cross_entropy, targets=on(backend, np.array([3]))), {"logits": logits})
+    nll = forward(
+        backend, partial(cross_entropy, targets=on(backend, np.array([3]))), {"logits": logits}
+    )
     assert np.isnan(nll).all()
 
 

@@ -81,7 +81,10 @@ def test_sequences_do_not_see_each_other(backend: Backend) -> None:
     inputs = draw(lengths, 19, 5, 2)
     weights = np.random.default_rng(5).standard_normal((sum(lengths), 19))
     packed = run(
-        backend, partial(selective_scan, packing=Packing.of(lengths, backend.xp)), inputs, weights=weights
+        backend,
+        partial(selective_scan, packing=Packing.of(lengths, backend.xp)),
+        inputs,
+        weights=weights,
     )
     sums = {name: np.zeros(inputs[name].shape) for name in inputs if name not in PER_TOKEN}
     start = 0
@@ -131,7 +134,9 @@ def test_large_steps_forget_and_small_steps_skip(backend: Backend, dtype: str) -
             drive = 1e4 * np.outer(inputs["u"][t], B[t])
         expected[t] = drive @ C[t] + inputs["D"] * inputs["u"][t]
     expected *= inputs["z"] / (1 + np.exp(-inputs["z"]))
-    done = run(backend, partial(selective_scan, packing=Packing.of([tokens], backend.xp)), inputs, dtype)
+    done = run(
+        backend, partial(selective_scan, packing=Packing.of([tokens], backend.xp)), inputs, dtype
+    )
     assert_near(done.y, expected, 1e-5 if dtype == "float32" else 1e-12)
     for what, array in done.arrays():
         assert np.isfinite(array).all(), what
