@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calmgrad import backend as backends
 from calmgrad.data import Dataset
 from calmgrad.model import Model, checked_sequence
 from calmgrad.shards import Runner, loss_head
@@ -74,8 +73,9 @@ def evaluate(
     """Evaluate on every sequence of `dataset`, each of 1 to l_max tokens.
 
     Args:
-        threads: shards worked on at once; None: one for each core.
-        runner: a trainer's worker threads, or those of `model.runner_on`, to work with these
+        threads: shards worked on at once; None: one for each core. (On the device of `model.to`,
+            one.)
+        runner: a trainer's worker threads, or those of `model.runner`, to work with these
             instead of new ones.
         on_sequence: called for each sequence with a target: its position in the file, from 0
             (whatever was left out or shuffled), and its mean loss. In no particular order.
@@ -83,7 +83,9 @@ def evaluate(
     Raises:
         ValueError: there is no target in the whole data set.
     """
-    workers = runner or Runner(backends.load("cpu"), model.config, model.weights, threads)
+    if runner is None:
+        with model.runner(threads) as temporary:
+            return evaluate(model, dataset, on_sequence=on_sequence, runner=temporary)
     means: list[float] = []
     total = byte_total = 0.0
     count = byte_count = 0
@@ -96,8 +98,8 @@ def evaluate(
             checked_sequence(tokens, position, model.config, "sequence")
             for tokens, position in zip(batch, positions, strict=True)
         ]
-        shards, _ = workers.pack_targets(arrays, positions)
-        for shard, losses in zip(shards, workers.run(shards, loss_head), strict=True):
+        shards, _ = runner.pack_targets(arrays, positions)
+        for shard, losses in zip(shards, runner.run(shards, loss_head), strict=True):
             assert shard.targets is not None
             nll = losses.astype(np.float64)
             is_byte = shard.targets[shard.targets >= 0] < 256
@@ -110,8 +112,6 @@ def evaluate(
             total, count = total + nll.sum(), count + nll.size
             byte_total = byte_total + nll[is_byte].sum()
             byte_count += int(is_byte.sum())
-    if runner is None:
-        workers.close()
     if count == 0:
         raise ValueError("nothing to evaluate: no sequence has a target")
     return Evaluation(

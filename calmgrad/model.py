@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from calmgrad.domains import metadata_for
 from calmgrad.formats import cwgt
 from calmgrad.formats.pairs import tokens as text_tokens
 from calmgrad.generation import Completion, Fields, OnToken, Stops, generate, prompt_tokens
-from calmgrad.kernels.protocol import Array
+from calmgrad.kernels.cuda.device import Precision
 from calmgrad.layout import initial_weights, views
 from calmgrad.mirror import Mirror
 from calmgrad.packing import Packing
@@ -95,6 +95,7 @@ class Model:
         self._parameters: dict[str, NDArray[np.float32]] = views(data.config, data.weights)
         self.metadata = data.metadata
         self.sampler = data.sampler
+        self._backend: Backend | None = None  # of forward passes; None: the CPU's
         self._runner: Runner | None = None
         self._decoder: Decoder | None = None
 
@@ -134,6 +135,29 @@ class Model:
     def anchor(self, array: NDArray[np.float32] | None) -> None:
         self.flat.replace("anchor", array)
 
+    def to(self, device: str, matmul_precision: Precision = "float32") -> Self:
+        """Make `logits`, `loss`, `embed` and evaluations compute on a device, from now on.
+
+        A GPU pays off for many sequences at once. `generate` stays on the CPU, and a Trainer
+        has a device of its own.
+
+        Args:
+            device: "cpu", "cuda", "cuda:1" or "auto", as of Trainer.
+            matmul_precision: of a GPU's products: "float32", "tf32" or "bf16".
+
+        Raises:
+            DeviceError: what the device lacks.
+        """
+        backend = backends.load(resolve_device(device).name, matmul_precision)
+        self.close()
+        self._backend = backend
+        return self
+
+    @property
+    def device(self) -> str:
+        """Where forward passes compute, in half a line."""
+        return "cpu" if self._backend is None else self._backend.told
+
     def logits(self, tokens: Tokens) -> NDArray[np.float32]:
         """(n, vocab) logits of one sequence; of more than l_max tokens, of the last l_max."""
         array = checked_tokens(tokens, self.config)[-self.config.l_max :]
@@ -162,7 +186,6 @@ class Model:
         pool: str = "mean",
         normalize: bool = True,
         threads: int | None = None,
-        device: str = "cpu",
     ) -> NDArray[np.float32]:
         """One vector for a text or token sequence, a matrix for any number of them.
 
@@ -174,8 +197,6 @@ class Model:
             normalize: give each vector length one.
             threads: shards worked on at once; None: as before, at first one for each core. The
                 result does not depend on it.
-            device: "cpu", "cuda", "cuda:1" or "auto". A GPU is quicker from some thousand texts
-                on: before that, starting takes longer than the work.
 
         Returns:
             (d_model,), or (N, d_model) in the order of the inputs.
@@ -186,7 +207,7 @@ class Model:
         Memory is that of the result, and of a shard for each thread.
         """
         many, single = _as_many(inputs)
-        parts = list(self.embed_blocks(many, pool, normalize, threads, device))
+        parts = list(self.embed_blocks(many, pool, normalize, threads))
         rows = np.concatenate([np.empty((0, self.config.d_model), np.float32), *parts])
         return rows[0] if single else rows
 
@@ -196,18 +217,13 @@ class Model:
         pool: str = "mean",
         normalize: bool = True,
         threads: int | None = None,
-        device: str = "cpu",
     ) -> Iterator[NDArray[np.float32]]:
         """The rows of `embed` of many inputs, in order, some hundred at a time as they are ready.
 
         For more inputs than memory has room for results.
         """
         arrays = (self._sequence(item, f"input {i}") for i, item in enumerate(inputs))
-        head = embedding_head(pool, normalize)
-        index = resolve_device(device).index
-        if index is None:
-            return self._workers(threads).rows(arrays, head)
-        return self._rows_on_device(backends.load(f"cuda:{index}"), arrays, head)
+        return self._workers(threads).rows(arrays, embedding_head(pool, normalize))
 
     def generate(
         self,
@@ -279,7 +295,7 @@ class Model:
         """Free what forward passes use; the weights stay."""
         self._decoder = None
         if self._runner is not None:
-            self._runner.close()
+            self._end(self._runner)
             self._runner = None
 
     def __enter__(self) -> Self:
@@ -296,33 +312,32 @@ class Model:
         output: NDArray[np.float32] = self._workers().run([shard], head)[0]
         return output
 
-    def _rows_on_device(
-        self, backend: Backend, arrays: Iterable[NDArray[np.int64]], head: Head
-    ) -> Iterator[NDArray[np.float32]]:
-        with self.runner_on(backend) as runner:
-            yield from runner.rows(arrays, head)
-
     @contextmanager
-    def runner_on(self, backend: Backend, threads: int | None = None) -> Iterator[Runner]:
-        """Workers of their own over the weights, on the host or on a device."""
-        weights: Callable[[], Array] = partial(self.flat.host, "weights")
-        if backend.device is not None:
-            self.flat.attach(backend)
-            weights = partial(self.flat.device, "weights")
-        runner = Runner(backend, self.config, weights, threads)
+    def runner(self, threads: int | None = None) -> Iterator[Runner]:
+        """Workers over the weights for many forward passes; on the device of `to`."""
+        runner = self._new_runner(threads)
         try:
             yield runner
         finally:
-            runner.close()
-            if backend.device is not None:
-                self.flat.detach()
+            self._end(runner)
 
     def _workers(self, threads: int | None = None) -> Runner:
-        weights = self.weights  # up to date
-        if self._runner is None or (threads is not None and threads != self._runner.threads):
+        if self._runner is None or threads not in (None, self._runner.threads):
             self.close()
-            self._runner = Runner(backends.load("cpu"), self.config, weights, threads)
+            self._runner = self._new_runner(threads)
         return self._runner
+
+    def _new_runner(self, threads: int | None) -> Runner:
+        backend = self._backend or backends.load("cpu")
+        runner = Runner(backend, self.config, partial(self.flat.on, backend, "weights"), threads)
+        if backend.device is not None:
+            self.flat.attach(backend)
+        return runner
+
+    def _end(self, runner: Runner) -> None:
+        runner.close()
+        if runner.backend.device is not None:
+            self.flat.detach()
 
     def _sequence(self, item: Input, what: str) -> NDArray[np.int64]:
         if isinstance(item, Text):

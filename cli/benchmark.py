@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calmgrad import __version__
-from calmgrad.cli.common import json_option, say, threads_option
+from calmgrad.cli.common import device_options, json_option, say, threads_option, to_device
 from calmgrad.config import PRESETS
 from calmgrad.errors import usage_errors
 
 if TYPE_CHECKING:
+    from calmgrad.kernels.cuda.device import Precision
     from calmgrad.model import Model
 
 SEQUENCE = 256  # tokens of the forward pass and of each training sequence
@@ -41,9 +42,16 @@ HOW_COMPLETED = "greedy, by model.generate: its share of 64 after a prompt of 64
 )
 @click.option("--ops", is_flag=True, help="Where a training step spends its time, op by op.")
 @threads_option
+@device_options("cpu")
 @json_option
 def command(
-    sizes: tuple[str, ...], seconds: float, ops: bool, threads: int | None, as_json: bool
+    sizes: tuple[str, ...],
+    seconds: float,
+    ops: bool,
+    threads: int | None,
+    device: str,
+    matmul_precision: "Precision",
+    as_json: bool,
 ) -> None:
     """How fast this machine runs and trains models of each size.
 
@@ -56,19 +64,24 @@ def command(
     much of the step that is, how fast it was, and which part of the speed that was measured as
     this machine's best it reached: at matrix products, at moving memory or at exponentials,
     whichever is the op's limit.
+
+    With --device: forward and training run there; completions always on the CPU.
     """
     import json
 
+    if ops and device != "cpu":
+        raise click.UsageError("--ops looks at the CPU's kernels: --device does not go with it")
     if ops and threads not in (None, 1):
         raise click.UsageError("--ops looks at one thread: --threads does not go with it")
     with usage_errors():
         about = machine(1 if ops else threads)
+    on = (device, matmul_precision)
     say(f"machine  {about['cpu']}, {about['threads']} thread(s)")
     say("kernels  compiling for this CPU if that has not been done yet (once, about 10 s)")
     rows = []
     for size in [name for name in PRESETS if name in (sizes or PRESETS)]:  # the smallest first
         say(f"size     {size}")
-        rows.append(measure_ops(size, seconds) if ops else measure(size, seconds, threads))
+        rows.append(measure_ops(size, seconds) if ops else measure(size, seconds, threads, on))
     if as_json:
         print(json.dumps({**about, "seconds": seconds, "sizes": rows}))
     elif ops:
@@ -83,7 +96,7 @@ def machine(threads: int | None) -> dict[str, Any]:
     import numpy as np
     from threadpoolctl import threadpool_info
 
-    from calmgrad.cli.doctor import cpu_name
+    from calmgrad.cli.doctor_machine import cpu_name
     from calmgrad.shards import default_threads
 
     blas = [
@@ -103,26 +116,38 @@ def machine(threads: int | None) -> dict[str, Any]:
     }
 
 
-def measure(size: str, seconds: float, threads: int | None) -> dict[str, Any]:
-    """All figures of one size, in about so many seconds and the time to warm up."""
+def measure(
+    size: str, seconds: float, threads: int | None, on: tuple[str, "Precision"]
+) -> dict[str, Any]:
+    """All figures of one size, in about so many seconds and the time to warm up.
+
+    Args:
+        on: device and precision of its products, of forward and training.
+    """
     import numpy as np
 
     from calmgrad.model import new_model
     from calmgrad.trainer import Trainer
 
     before = peak_memory()
-    model = new_model(size, seed=0)
+    model = to_device(new_model(size, seed=0), *on)
     rng = np.random.default_rng(0)
     sequences = [rng.integers(0, 256, SEQUENCE) for _ in range(BATCH)]
     forward = timed(lambda: model.logits(sequences[0]), 0.2 * seconds)
     token = completion_times(model, sequences[0][:PROMPT].tolist(), 0.3 * seconds)
-    with Trainer(model, lr=1e-4, threads=threads) as trainer:
+    device, precision = on
+    model.close()
+    with Trainer(
+        model, lr=1e-4, threads=threads, device=device, matmul_precision=precision
+    ) as trainer:
+        where = trainer.told
         step = timed(lambda: trainer.step(sequences, [0] * BATCH), 0.5 * seconds)
     model.close()
     peak = peak_memory()
     tokens = BATCH * SEQUENCE
     return {
         "size": size,
+        "device": where,
         "parameters": model.config.param_count,
         "forward_ms": {"best": 1e3 * min(forward), "median": 1e3 * median(forward)},
         "token_ms": {"best": 1e3 * min(token), "median": 1e3 * median(token)},

@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,7 +15,11 @@ from calmgrad.errors import UsageError
 
 if TYPE_CHECKING:
     from calmgrad.data import Dataset
+    from calmgrad.kernels.cuda.device import Precision
     from calmgrad.model import Model
+
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
 
 
 class LazyGroup(click.Group):
@@ -121,12 +126,60 @@ def load_finite(path: str | Path) -> "Model":
     return model
 
 
+def to_device(model: "Model", device: str, precision: "Precision") -> "Model":
+    """The model, computing where --device says; says where, if that is a GPU."""
+    model.to(device, precision)
+    if model.device != "cpu":
+        say(f"device   {model.device}")
+    return model
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Results as one JSON object.")
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1),
     help="Shards worked on at once; results do not depend on it.  [default: one a core]",
 )
+
+
+class DeviceName(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # click 8.1 and 8.2
+    """auto, cpu, cuda, or cuda:1 for the second GPU."""
+
+    name = "device"
+    metavar = "[auto|cpu|cuda|cuda:N]"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(value)):
+            self.fail(f"{value!r}: expected auto, cpu, cuda, or cuda:1 for the second GPU")
+        return str(value)
+
+
+PRECISIONS = click.Choice(["float32", "tf32", "bf16"])
+
+
+def device_options(default: str) -> Callable[[_Command], _Command]:
+    """--device and --matmul-precision, for commands whose other settings are no TrainConfig."""
+
+    def add(command: _Command) -> _Command:
+        command = click.option(
+            "--matmul-precision",
+            type=PRECISIONS,
+            default="float32",
+            show_default=True,
+            help="Of a GPU's products; tf32 and bf16 round their factors.",
+        )(command)
+        return click.option(
+            "--device",
+            type=DeviceName(),
+            default=default,
+            show_default=True,
+            help="Where to compute (docs/cuda.md).",
+        )(command)
+
+    return add
 
 
 def not_over(output: str, inputs: Iterable[str]) -> None:

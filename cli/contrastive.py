@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import say
+from calmgrad.cli.common import PRECISIONS, DeviceName, say
 from calmgrad.cli.train import StopSignal
 from calmgrad.config import PRESETS
 
@@ -47,6 +47,9 @@ _SETTINGS: list[tuple[str, Any, str]] = [
     ("--log-every", int, "Steps between lines.  [default: about 40 lines]"),
     ("--threads", int, "Shards worked on at once; results do not depend on it."
      "  [default: one a core]"),
+    ("--device", DeviceName(), "auto: a GPU, if there is one that can be used.  [default: auto]"),
+    ("--matmul-precision", PRECISIONS, "Of a GPU's products; tf32 and bf16 round their factors."
+     "  [default: float32]"),
 ]  # fmt: skip
 
 

@@ -1,21 +1,22 @@
 """calmgrad doctor"""
 
-import os
 import platform
 import re
-import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
 
 import click
 
 from calmgrad import __version__
 from calmgrad.cli.common import json_option
+from calmgrad.cli.doctor_check import Check, one_line
+from calmgrad.cli.doctor_gpu import check_gpu
+from calmgrad.cli.doctor_machine import check_cpu, check_memory, cpu_features
 from calmgrad.errors import CheckFailed
+from calmgrad.nvidia import pip
 
 # What training needs, and the oldest version that will do; as in setup.cfg.
 REQUIRED = {
@@ -31,25 +32,6 @@ REQUIRED = {
 }
 OPTIONAL = {"matplotlib": "plot", "tensorboardX": "tensorboard"}  # distribution -> extra
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)  # that calmgrad is tested with
-LITTLE_MEMORY = 1 << 30
-FEATURES = ("neon", "avx", "avx2", "fma", "avx512f")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What was found at one place.
-
-    Attributes:
-        state: "ok"; "note": works, but could be better; "problem".
-        fix: a command, or what to do; empty if there is nothing to do.
-        stops: nothing can be trained on the CPU until this is fixed.
-    """
-
-    name: str
-    state: Literal["ok", "note", "problem"]
-    text: str
-    fix: str = ""
-    stops: bool = False
 
 
 @click.command("doctor")
@@ -82,16 +64,6 @@ def examined(examine: Callable[[], list[Check]]) -> list[Check]:
     except Exception as error:
         name = examine.__name__.removeprefix("check_").replace("_", " ")
         return [Check(name, "note", f"could not be examined: {one_line(error)}")]
-
-
-def pip(arguments: str) -> str:
-    """A pip command for this very Python."""
-    return f"{shlex.quote(sys.executable)} -m pip {arguments}"
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 # --- software ---------------------------------------------------------------------------------
@@ -220,183 +192,6 @@ def check_extras() -> list[Check]:
         fix = "" if version else pip(f"install 'calmgrad[{extra}]'")
         checks.append(Check(name, "ok", f"{version or 'not installed'} (optional)", fix))
     return checks
-
-
-# --- machine ----------------------------------------------------------------------------------
-
-
-def cpu_name() -> str:
-    """The CPU's name, as far as the system tells."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def cpu_features() -> set[str]:
-    """What LLVM finds on this CPU; empty without llvmlite."""
-    try:
-        from llvmlite import binding
-
-        return {name for name, there in binding.get_host_cpu_features().items() if there}
-    except Exception:
-        return set()
-
-
-def check_cpu() -> list[Check]:
-    """Its name, its vector instructions, and the cores that this process may use."""
-    from calmgrad.shards import default_threads
-
-    known = cpu_features()
-    vectors = ", ".join(name for name in FEATURES if name in known) or "none found"
-    checks = [Check("CPU", "ok", f"{cpu_name()}; vector instructions: {vectors}")]
-    if known and not known & {"avx2", "neon", "asimd"}:
-        checks = [Check("CPU", "note", f"{cpu_name()}; no AVX2 or NEON: training will be slow")]
-    try:
-        threads = default_threads()
-    except ValueError as error:
-        fix = "unset CALMGRAD_NUM_THREADS"
-        return [*checks, Check("cores", "problem", str(error), fix, True)]
-    text = f"{threads} thread(s) on {os.cpu_count()} core(s)"
-    quota = cpu_quota()
-    if quota is not None and quota < threads:
-        text += f", but the container may use only {quota:.1f}"
-        fix = f"export CALMGRAD_NUM_THREADS={max(1, int(quota))}"
-        return [*checks, Check("cores", "note", text, fix)]
-    return [*checks, Check("cores", "ok", text)]
-
-
-def cpu_quota() -> float | None:
-    """Cores' worth of time that the control group gives; None if it sets no bound."""
-    text = first_line("/sys/fs/cgroup/cpu.max") or "max"
-    quota, _, period = text.partition(" ")
-    return int(quota) / int(period or 100_000) if quota.isdigit() else None
-
-
-def check_memory() -> list[Check]:
-    """How much there is, and how much of it is free."""
-    free, total = free_memory()
-    if total is None:
-        return [Check("memory", "ok", "unknown on this system")]
-    text = f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB" if free else f"{total / 1e9:.1f} GB"
-    if (free or total) < LITTLE_MEMORY:
-        return [Check("memory", "note", text, "train a small size with --threads 1")]
-    return [Check("memory", "ok", text)]
-
-
-def free_memory() -> tuple[int | None, int | None]:
-    """Free and total bytes, of the control group if that is less; None where unknown."""
-    free = total = None
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-        kib = {name: int(size) for name, size in re.findall(r"^(\w+):\s+(\d+) kB", text, re.M)}
-        free, total = kib["MemAvailable"] * 1024, kib["MemTotal"] * 1024
-    except (OSError, KeyError):
-        try:
-            total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError, AttributeError):
-            return None, None
-    bound = first_line("/sys/fs/cgroup/memory.max") or "max"
-    used = first_line("/sys/fs/cgroup/memory.current") or "0"
-    if bound.isdigit() and int(bound) < total:
-        total = int(bound)
-        left = total - int(used)
-        free = left if free is None else min(free, left)
-    return free, total
-
-
-def first_line(path: str) -> str | None:
-    """The first line of a small system file; None if there is none."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip()
-    except OSError:
-        return None
-
-
-# --- GPU --------------------------------------------------------------------------------------
-
-
-def check_gpu() -> list[Check]:
-    """The NVIDIA driver, its library, and the CuPy that goes with it. Nothing here is needed."""
-    module = first_line("/proc/driver/nvidia/version")
-    found = re.search(r"\s(\d+\.\d+[.\d]*)\s", module or "")
-    cuda, devices, why = cuda_driver()
-    cupys = cupy_distributions()
-    checks = []
-    if cuda is None:
-        if module is not None:
-            text = f"driver {found[1] if found else module}, but its library: {why}"
-            fix = "in a container: give it the GPU (docker run --gpus all)"
-            checks.append(Check("GPU", "problem", text, fix))
-        else:
-            checks.append(Check("GPU", "ok", "no NVIDIA driver: training runs on the CPU"))
-    else:
-        driver = f", driver {found[1]}" if found else ""
-        text = f"{devices} NVIDIA GPU(s){driver}, CUDA up to {cuda[0]}.{cuda[1]}"
-        checks.append(Check("GPU", "ok" if devices else "note", text if not why else why))
-    return [*checks, check_cupy(cupys, cuda, bool(devices))]
-
-
-def check_cupy(cupys: dict[str, str], cuda: tuple[int, int] | None, gpu: bool) -> Check:
-    """None, or one that fits the driver; two overwrite each other's files.
-
-    Args:
-        cupys: distribution -> version.
-        cuda: newest version of CUDA that the driver can run; None without a driver.
-        gpu: whether there is a GPU.
-    """
-    extra = f"cuda{13 if cuda and cuda[0] >= 13 else 12}x"
-    install = pip(f"install 'calmgrad[{extra}]'")
-    names = ", ".join(f"{name} {version}" for name, version in cupys.items())
-    if len(cupys) > 1:
-        fix = f"{pip('uninstall -y ' + ' '.join(cupys))} && {install}"
-        return Check("CuPy", "problem", f"{len(cupys)} at once: {names}", fix)
-    if not cupys:
-        if not gpu:
-            return Check("CuPy", "ok", "not installed (of use with an NVIDIA GPU only)")
-        from calmgrad.backend import NAMES
-
-        if "cuda" not in NAMES:
-            text = "not installed; this version of calmgrad trains on the CPU"
-            return Check("CuPy", "ok", text)
-        return Check("CuPy", "note", "not installed: training runs on the CPU", install)
-    (name,) = cupys
-    made_for = re.fullmatch(r"cupy-cuda(\d\d)\w*", name)
-    if cuda is not None and made_for and int(made_for[1]) > cuda[0]:
-        text = f"{names} needs CUDA {made_for[1]}, the driver runs up to {cuda[0]}.{cuda[1]}"
-        return Check("CuPy", "problem", text, f"{pip(f'uninstall -y {name}')} && {install}")
-    if not gpu:
-        return Check("CuPy", "note", f"{names}, but there is no NVIDIA GPU")
-    return Check("CuPy", "ok", names)
-
-
-def cupy_distributions() -> dict[str, str]:
-    """Every installed distribution that provides CuPy, and its version."""
-    found = {}
-    for distribution in metadata.distributions():
-        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
-        if re.fullmatch(r"cupy|cupy-(cuda|rocm|wheel)[\w.-]*", name):
-            found[name] = distribution.version
-    return dict(sorted(found.items()))
-
-
-def cuda_driver() -> tuple[tuple[int, int] | None, int, str]:
-    """Newest CUDA version the driver's library runs, number of GPUs, and what went wrong."""
-    import ctypes
-
-    try:
-        library: Any = ctypes.CDLL("libcuda.so.1")
-        version, count = ctypes.c_int(), ctypes.c_int()
-        failed = library.cuDriverGetVersion(ctypes.byref(version))
-    except (OSError, AttributeError) as error:
-        return None, 0, str(error)
-    if failed:
-        return None, 0, f"libcuda.so.1 answers with error {failed}"
-    cuda = (version.value // 1000, version.value % 1000 // 10)
-    failed = library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count))
-    return cuda, count.value, f"no usable NVIDIA GPU: CUDA error {failed}" if failed else ""
 
 
 EXAMINATIONS = [

@@ -11,12 +11,14 @@ import click
 
 from calmgrad.cli.common import (
     data_folder,
+    device_options,
     emit,
     json_option,
     load_finite,
     not_over,
     say,
     threads_option,
+    to_device,
 )
 from calmgrad.errors import FileError, UsageError
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from calmgrad.kernels.cuda.device import Precision
     from calmgrad.model import Model
     from calmgrad.texts import Text
 
@@ -68,6 +71,7 @@ AT_ONCE = 256  # texts whose embeddings are written together
     help="Of the numbers in a .npy or .index file.",
 )
 @threads_option
+@device_options("cpu")
 @json_option
 def command(
     files: tuple[str, ...],
@@ -78,6 +82,8 @@ def command(
     no_normalize: bool,
     dtype: str,
     threads: int | None,
+    device: str,
+    matmul_precision: "Precision",
     as_json: bool,
 ) -> None:
     """Turn texts into vectors.
@@ -92,7 +98,7 @@ def command(
     path = str(model_path or data_folder() / "user.cwgt")
     if output is not None:
         not_over(output, (path, *files))
-    model = load_finite(path)
+    model = to_device(load_finite(path), device, matmul_precision)
     if output is not None:
         from calmgrad.formats.files import check_writable
 

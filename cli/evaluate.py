@@ -8,17 +8,20 @@ import click
 
 from calmgrad.cli.common import (
     data_folder,
+    device_options,
     emit,
     json_option,
     load_finite,
     load_kept,
     one_line,
     threads_option,
+    to_device,
 )
 from calmgrad.errors import UsageError, usage_errors
 
 if TYPE_CHECKING:
     from calmgrad.data import Dataset
+    from calmgrad.kernels.cuda.device import Precision
     from calmgrad.model import Model
 
 TEXT_WIDTH = 72  # characters of a sequence that are shown
@@ -85,6 +88,7 @@ TEXT_WIDTH = 72  # characters of a sequence that are shown
     help="With --pairs: what of a sequence becomes its embedding.",
 )
 @threads_option
+@device_options("cpu")
 @json_option
 def command(
     model_path: str | None,
@@ -98,6 +102,8 @@ def command(
     pairs: str | None,
     pool_mode: str,
     threads: int | None,
+    device: str,
+    matmul_precision: "Precision",
     as_json: bool,
 ) -> None:
     """Loss of a model on a data set, how much typing its completions save, or what it finds.
@@ -118,11 +124,15 @@ def command(
         raise UsageError(f"--{next(iter(given))} goes with --completion")
     if completion and worst:
         raise UsageError("--worst does not go with --completion")
+    if completion and device != "cpu":
+        raise UsageError("--device does not go with --completion, which runs on the CPU")
 
     from calmgrad.evaluation import evaluate
     from calmgrad.suggestions import score
 
-    model = load_finite(model_path or data_folder() / "user.cwgt")
+    model = to_device(
+        load_finite(model_path or data_folder() / "user.cwgt"), device, matmul_precision
+    )
     paths = list(dataset_paths) or [str(data_folder() / "train.ctds")]
     if pairs is not None:
         if dataset_paths or before_path or worst or completion:
@@ -134,7 +144,9 @@ def command(
             raise UsageError(
                 "--worst and --completion: only with one data set and without --before"
             )
-        before = load_finite(before_path) if before_path is not None else None
+        before = None
+        if before_path is not None:
+            before = to_device(load_finite(before_path), device, matmul_precision)
         report(model, before, paths, threads, as_json)
         return
     dataset = load_kept(paths[0], model.config.l_max, "evaluate")
@@ -159,13 +171,11 @@ def command(
 
 def of_pairs(model: "Model", path: str, pool: str, threads: int | None) -> dict[str, Any]:
     """Recall and mean reciprocal rank, each query against all passages of the file."""
-    from calmgrad import backend as backends
     from calmgrad.retrieval import evaluate_pairs, load_pairs
-    from calmgrad.shards import Runner
 
-    runner = Runner(backends.load("cpu"), model.config, model.weights, threads)
     loaded = load_pairs(path, model.config.l_max)
-    return asdict(evaluate_pairs(loaded, len(loaded), 0.07, pool, runner)[1])
+    with model.runner(threads) as runner:
+        return asdict(evaluate_pairs(loaded, len(loaded), 0.07, pool, runner)[1])
 
 
 def report(

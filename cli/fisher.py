@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from calmgrad.cli.common import (
     data_folder,
+    device_options,
     emit,
     json_option,
     load_finite,
@@ -19,6 +20,9 @@ from calmgrad.cli.common import (
     threads_option,
 )
 from calmgrad.errors import usage_errors
+
+if TYPE_CHECKING:
+    from calmgrad.kernels.cuda.device import Precision
 
 
 @click.command("fisher")
@@ -52,6 +56,7 @@ from calmgrad.errors import usage_errors
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw.")
 @threads_option
+@device_options("auto")
 @json_option
 def command(
     model_path: str | None,
@@ -60,6 +65,8 @@ def command(
     max_sequences: int | None,
     seed: int,
     threads: int | None,
+    device: str,
+    matmul_precision: "Precision",
     as_json: bool,
 ) -> None:
     """Find out which weights matter for a data set, and store that in the model.
@@ -84,7 +91,15 @@ def command(
     if model.fisher is not None:
         say("note     the Fisher data that the model has are replaced")
     began = time.perf_counter()
-    with usage_errors(), Trainer(model, threads=threads) as trainer, progress() as report:
+    with (
+        usage_errors(),
+        Trainer(
+            model, threads=threads, device=device, matmul_precision=matmul_precision
+        ) as trainer,
+        progress() as report,
+    ):
+        if trainer.device.index is not None:
+            say(f"device   {trainer.told}")
         count = set_fisher(trainer, datasets, report)
         trainer.save(target)
     seconds = time.perf_counter() - began

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from calmgrad.cli.common import say
+from calmgrad.cli.common import PRECISIONS, DeviceName, say
 from calmgrad.config import PRESETS, RULES
 
 if TYPE_CHECKING:
@@ -85,8 +85,11 @@ _GROUPS: dict[str, list[tuple[str, Any, str]]] = {
     "machine": [
         ("--threads", int, "Shards worked on at once; results do not depend on it."
          "  [default: one a core]"),
-        ("--device", click.Choice(["auto", "cpu"]), "[default: auto]"),
-        ("--shard-tokens", int, "Tokens a thread works on at a time.  [default: 512]"),
+        ("--device", DeviceName(), "auto: a GPU, if there is one that can be used.  [default:"
+         " auto]"),
+        ("--matmul-precision", PRECISIONS, "Of a GPU's products; tf32 and bf16 round their"
+         " factors.  [default: float32]"),
+        ("--shard-tokens", int, "Tokens a thread of the CPU works on at a time.  [default: 512]"),
     ],
 }  # fmt: skip
 

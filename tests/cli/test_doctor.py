@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from calmgrad.cli import doctor
+from calmgrad import nvidia
+from calmgrad.cli import doctor, doctor_gpu, doctor_machine
+from calmgrad.cli.doctor_check import Check
 from tests.cli.conftest import ROOT, Run, environment
 
 
@@ -103,7 +105,7 @@ def test_python(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], state
 
 
 def test_an_examination_that_fails_is_a_note() -> None:
-    def check_the_moon() -> list[doctor.Check]:
+    def check_the_moon() -> list[Check]:
         raise OSError("too\nfar")
 
     (check,) = doctor.examined(check_the_moon)
@@ -112,13 +114,13 @@ def test_an_examination_that_fails_is_a_note() -> None:
 
 
 def test_cupys_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = doctor.cupy_distributions()
+    before = nvidia.cupy_distributions()
     for name, version in (("cupy_cuda12x", "14.2.0"), ("CuPy-Wheel", "1"), ("cupyx-tools", "3")):
         folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert doctor.cupy_distributions() == before | {"cupy-cuda12x": "14.2.0", "cupy-wheel": "1"}
+    assert nvidia.cupy_distributions() == before | {"cupy-cuda12x": "14.2.0", "cupy-wheel": "1"}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_cupys_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_cupy_and_driver(
     cupys: list[str], cuda: tuple[int, int] | None, gpu: bool, state: str, text: str
 ) -> None:
-    check = doctor.check_cupy(dict.fromkeys(cupys, "14"), cuda, gpu)
+    check = doctor_gpu.check_cupy(dict.fromkeys(cupys, "14"), cuda, gpu)
     assert check.state == state
     assert text in check.text
     assert not check.stops
@@ -151,12 +153,12 @@ def test_cupy_and_driver(
     [("max 100000", None), ("50000 100000", 0.5), ("400000 100000", 4), ("", None)],
 )
 def test_cpu_quota(monkeypatch: pytest.MonkeyPatch, text: str, quota: float | None) -> None:
-    monkeypatch.setattr(doctor, "first_line", lambda path: text or None)
-    assert doctor.cpu_quota() == quota
+    monkeypatch.setattr(doctor_machine, "first_line", lambda path: text or None)
+    assert doctor_machine.cpu_quota() == quota
 
 
 def test_a_small_quota_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "cpu_quota", lambda: 1.5)
+    monkeypatch.setattr(doctor_machine, "cpu_quota", lambda: 1.5)
     monkeypatch.setenv("CALMGRAD_NUM_THREADS", "8")
-    cores = doctor.check_cpu()[1]
+    cores = doctor_machine.check_cpu()[1]
     assert (cores.state, cores.fix) == ("note", "export CALMGRAD_NUM_THREADS=1")

@@ -12,8 +12,16 @@ from typing import Any
 import numpy as np
 
 from calmgrad.kernels import reference
-from calmgrad.kernels.cuda.control import CORRECTION1, CORRECTION2, HEALTHY, LOSS, LR, NORM
-from calmgrad.kernels.cuda.control import SCALE, STEP
+from calmgrad.kernels.cuda.control import (
+    CORRECTION1,
+    CORRECTION2,
+    HEALTHY,
+    LOSS,
+    LR,
+    NORM,
+    SCALE,
+    STEP,
+)
 from tests.cuda_on_cpu.array import DeviceArray, _unwrapped
 from tests.cuda_on_cpu.device import EmulatedDevice
 
