@@ -8,7 +8,6 @@ on a machine with other work, read the best. The JSON is written after every row
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from benchmarks import (
 )
 from benchmarks.contestants import WorkerFailed
 from benchmarks.options import ROOT, Options, commit, machine, now
+from benchmarks.result_files import read, write
 from benchmarks.tables import text_table
 
 PARTS: dict[str, Callable[[Options], Iterator[dict[str, Any]]]] = {
@@ -102,23 +102,6 @@ def parse() -> argparse.Namespace:
     if unknown:
         parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     return arguments
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What earlier runs have measured."""
-    try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return result
-
-
-def write(path: Path, result: dict[str, Any]) -> None:
-    """All at once: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    new.replace(path)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.__main__ import write
 from benchmarks.gpu import about, build, gradients, kernels, network, sanitizer, steps, timings
 from benchmarks.gpu.subject import Failed, Subject, rehearsal
 from benchmarks.options import ROOT
+from benchmarks.result_files import write
 
 PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "about": about.run,
@@ -36,6 +36,7 @@ PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "timings": timings.run,
     "steps": steps.run,
 }
+MESSAGE = 1000  # characters of it on the screen; the file has them all
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -55,7 +56,8 @@ def main() -> int:
         summary["seconds"] = time.perf_counter() - began
         write(folder / "summary.json", summary)
         told = f"{name}: {result['outcome']}, {result['seconds']:.1f} s"
-        print(f"{told}: {result['message']}" if result["message"] else told, flush=True)
+        message = " ".join(result["message"].split())[:MESSAGE]
+        print(f"{told}: {message}" if message else told, flush=True)
         for line in table(name, result):
             print(f"  {line}")
     print(f"{summary['seconds']:.0f} s; results in {folder}")

@@ -1,8 +1,5 @@
 """The CUDA scan, run on the CPU, against the reference kernels in float64."""
 
-import os
-import subprocess
-import sys
 from functools import cache
 
 import numpy as np
@@ -64,16 +61,6 @@ def test_the_same_bytes_in_every_order_of_threads(dtype: str) -> None:
         other = emulated(schedule, *MIXED, dtype)
         for name, array in first.items():
             assert array.tobytes() == other[name].tobytes(), (schedule, name)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="mistakes are tried in forked processes")
-def test_mistakes_are_found() -> None:
-    """Six of them; all with CALMGRAD_TEST_PROFILE=thorough."""
-    command = [sys.executable, "-m", "tests.cuda_on_cpu.mistakes"]
-    if os.environ.get("CALMGRAD_TEST_PROFILE") != "thorough":
-        command.append("6")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_workspace_is_bounded() -> None:

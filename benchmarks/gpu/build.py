@@ -30,17 +30,19 @@ def run(subject: Subject) -> dict[str, Any]:
 
 
 def _compiled(subject: Subject, op: str, dtype: str) -> dict[str, Any]:
+    """What each kernel needs, as CuPy's RawKernel tells it."""
     text = source(op, dtype)
+    names = ENTRY.findall(text)
     with subject.active():
-        found = {entry: subject.device.function(text, entry) for entry in ENTRY.findall(text)}
-        return {entry: _needs(subject, text, entry) for entry in found}
+        for name in names:
+            subject.device.function(text, name)
+        if subject.emulated:
+            return {name: {} for name in names}
+        module = subject.xp.RawModule(code=text, options=("-std=c++17",))
+        return {name: _needs(module.get_function(name)) for name in names}
 
 
-def _needs(subject: Subject, text: str, entry: str) -> dict[str, int]:
-    """As CuPy's RawKernel tells it."""
-    if subject.emulated:
-        return {}
-    kernel = subject.xp.RawModule(code=text, options=("-std=c++17",)).get_function(entry)
+def _needs(kernel: Any) -> dict[str, int]:
     return {
         "registers": kernel.num_regs,
         "shared_bytes": kernel.shared_size_bytes,

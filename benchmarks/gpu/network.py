@@ -34,7 +34,7 @@ def golden(subject: Subject) -> Results:
         if not error < EXACT:
             wrong.append(f"{path.stem}: the gradient of {where} is off by {error:.1e}")
         if "adamw_losses" in arrays:
-            losses = _steps(subject, model, sequences, positions)[0]
+            losses = _steps(subject.name, model, sequences, positions)[0]
             row["loss_error"] = _relative(losses, arrays["adamw_losses"])
             if not row["loss_error"] < LOSS:
                 wrong.append(f"{path.stem}: losses are off by {row['loss_error']:.1e}")
@@ -79,12 +79,15 @@ def _worst(got: Any, right: Any, model: Model) -> tuple[float, str]:
 def parity(subject: Subject) -> Results:
     """Training steps from the same weights on the same batch, on the CPU and on the GPU."""
     shape = "3x9" if subject.emulated else "8x256"
+    steps = 2 if subject.emulated else STEPS
     rows, wrong = [], []
     for size in ("nano",) if subject.emulated else ("nano", "small"):
         sequences, positions = _batch(shape)
-        start = calmgrad.new_model(size, seed=1).weights.copy()
-        on_cpu = _fresh_steps(Subject("cpu"), size, sequences, positions)
-        on_gpu = _fresh_steps(subject, size, sequences, positions)
+        start = subject.new_model(size).weights.copy()
+        on_cpu, on_gpu = (
+            _steps(name, subject.new_model(size), sequences, positions, steps)
+            for name in ("cpu", subject.name)
+        )
         moved = on_cpu[2] - start
         row: Results = {
             "size": size,
@@ -105,9 +108,12 @@ def parity(subject: Subject) -> Results:
 
 def determinism(subject: Subject) -> Results:
     """The same steps twice: the same losses and weights, to the last bit."""
-    shape = "3x9" if subject.emulated else "shell32"
+    shape, steps = ("3x9", 2) if subject.emulated else ("shell32", STEPS)
     sequences, positions = _batch(shape)
-    first, second = (_fresh_steps(subject, "nano", sequences, positions) for _ in range(2))
+    first, second = (
+        _steps(subject.name, subject.new_model("nano"), sequences, positions, steps)
+        for _ in range(2)
+    )
     if first[0] != second[0] or first[2].tobytes() != second[2].tobytes():
         raise Failed("two runs differ", losses=[first[0], second[0]])
     return {"shape": shape, "losses": first[0]}
@@ -118,17 +124,13 @@ def _batch(shape: str) -> tuple[list[Any], list[int]]:
     return [np.asarray(tokens, np.int64) for tokens in batch["tokens"]], batch["positions"]
 
 
-def _fresh_steps(subject: Subject, size: str, sequences: Any, positions: Any) -> Any:
-    return _steps(subject, calmgrad.new_model(size, seed=1), sequences, positions)
-
-
 def _steps(
-    subject: Subject, model: Model, sequences: Any, positions: Any
+    device: str, model: Model, sequences: Any, positions: Any, steps: int = STEPS
 ) -> tuple[list[float], list[float], Any]:
     """Losses, norms of the gradient, and the weights afterwards."""
     losses, norms = [], []
-    with calmgrad.Trainer(model, lr=1e-3, device=subject.name) as trainer:
-        for _ in range(STEPS):
+    with calmgrad.Trainer(model, lr=1e-3, device=device) as trainer:
+        for _ in range(steps):
             losses.append(float(trainer.step(sequences, positions)))
             norms.append(float(trainer.grad_norm))
     return losses, norms, model.weights.copy()

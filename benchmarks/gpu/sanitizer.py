@@ -63,8 +63,8 @@ def watched(subject: Subject) -> None:
     if not subject.emulated:
         subject.xp.cuda.set_allocator(None)  # no pool: what lies behind an array is not ours
     with subject.active():
-        for sizes in (((20, 1, 18), 37, 17), ((33, 16), 130, 16)):
-            run_scan(subject.backend.kernels, subject.xp, *sizes, "float32")
+        for lengths, channels, states in (((20, 1, 18), 37, 17), ((33, 16), 130, 16)):
+            run_scan(subject.backend.kernels, subject.xp, lengths, channels, states, "float32")
     kernels.run(Subject(subject.name, emulated=True))  # tiny sizes
     network.determinism(Subject(subject.name, emulated=True))
 

@@ -8,8 +8,10 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
+import calmgrad
 from calmgrad import backend as backends
 from calmgrad.backend import Backend
+from calmgrad.model import Model
 
 FILLER = 256 << 20  # bytes; copying them keeps the GPU busy while launches are queued behind
 
@@ -53,10 +55,11 @@ class Subject:
         """Around all that uses the device's arrays."""
         return self.backend.active()
 
-    def synchronize(self) -> None:
-        """Wait until the device has done all it was given."""
-        if not self.emulated:
-            self.xp.cuda.get_current_stream().synchronize()
+    def new_model(self, size: str) -> Model:
+        """A model of a preset's sizes; in a rehearsal narrow, with one layer."""
+        if self.emulated:
+            return calmgrad.new_model(size, d_model=8, n_layers=1, seed=1)
+        return calmgrad.new_model(size, seed=1)
 
     def times(self, call: Callable[[], object], calls: int = 20, warm: int = 3) -> Times:
         """How long `call` keeps the device busy, between two CUDA events.
@@ -99,32 +102,7 @@ def rehearsal() -> Subject:
     from calmgrad import devices
     from tests.cuda_on_cpu.device import EmulatedDevice
 
-    class Temporary(EmulatedDevice):
-        name, index, precision = "emulated", 0, "float32"
-
-        def active(self):
-            from contextlib import nullcontext
-
-            return nullcontext()
-
-        def memory(self):
-            return 8 << 30, 8 << 30
-
-        def pinned(self, words):
-            import numpy as np
-
-            return np.empty(words, np.int64)
-
-        def copy_later(self, to, pinned):
-            to.held[...] = pinned
-
-        def event(self):
-            class E:
-                record = synchronize = lambda self: None
-
-            return E()
-
-    devices.open_device = lambda index, precision: Temporary()
+    devices.open_device = lambda index, precision: EmulatedDevice()
     return Subject(emulated=True)
 
 

@@ -1,11 +1,11 @@
 """How long each kernel takes, beside the time in which its bytes could be copied."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-import calmgrad
 from benchmarks.batches import lengths_of
 from benchmarks.gpu.about import copy_speed
 from benchmarks.gpu.subject import Subject
@@ -24,7 +24,7 @@ def run(subject: Subject) -> dict[str, Any]:
     speed = copy_speed(subject)
     rows = []
     for size in SIZES[:1] if subject.emulated else SIZES:
-        config = calmgrad.new_model(size, seed=0).config
+        config = subject.new_model(size).config
         for shape in ("2x20",) if subject.emulated else SHAPES:
             with subject.active():
                 for op, call, size_bytes in ops(subject, config, lengths_of(shape)):
@@ -54,14 +54,16 @@ def ops(subject: Subject, config: ModelConfig, lengths: list[int]) -> Iterator[T
 
 
 class _Draw:
-    """Float32 arrays of tokens, on the device."""
+    """Float32 arrays of tokens, on the device; a million random numbers, again and again."""
 
     def __init__(self, subject: Subject, tokens: int) -> None:
         self.xp, self.tokens = subject.xp, tokens
         self._rng = np.random.default_rng(0)
+        self._numbers = self.xp.asarray(self._rng.standard_normal(1 << 20, dtype=np.float32))
 
     def of(self, *shape: int) -> Array:
-        return self.xp.asarray(self._rng.standard_normal(shape, dtype=np.float32))
+        size = math.prod(shape)
+        return self.xp.tile(self._numbers, -(-size // (1 << 20)))[:size].reshape(shape)
 
     def per_token(self, columns: int, count: int) -> list[Array]:
         return [self.of(self.tokens, columns) for _ in range(count)]

@@ -51,9 +51,9 @@ def new_model(size: str) -> Any:
 
 
 def train(settings: dict[str, Any]) -> Call:
-    """One training step on the same batch, collated and run as calm-train does it.
+    """Training steps (one) on the same batch, collated and run as calm-train does it.
 
-    On a GPU its Triton kernels do the scan; with `amp` in bfloat16. The loss is read at every step.
+    On a GPU its Triton kernels do the scan; with `amp` in bfloat16. Every loss is read at once.
     """
     device = torch.device(settings.get("device", "cpu"))
     model = new_model(settings["size"]).to(device)
@@ -63,7 +63,7 @@ def train(settings: dict[str, Any]) -> Call:
     collate = CalmBatchCollator()
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=settings.get("amp", False))
 
-    def step() -> dict[str, int]:
+    def step() -> None:
         tokens, positions = (x.to(device) for x in collate(pairs))
         optimizer.zero_grad(set_to_none=True)
         with mixed:
@@ -72,12 +72,16 @@ def train(settings: dict[str, Any]) -> Call:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         loss.item()
+
+    def call() -> dict[str, int]:
+        for _ in range(settings.get("steps", 1)):
+            step()
         if device.type != "cuda":
             return {}
         torch.cuda.synchronize()
         return {"device_bytes": torch.cuda.max_memory_allocated()}
 
-    return step
+    return call
 
 
 def evaluate(settings: dict[str, Any]) -> Call:

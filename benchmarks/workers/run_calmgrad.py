@@ -28,7 +28,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
     from threadpoolctl import threadpool_info
 
     blas = [p for p in threadpool_info() if p["user_api"] == "blas"]
-    if settings.get("device", "cpu").startswith("cuda") and not settings.get("rehearsal"):
+    if settings["task"] == "train on device" and not settings["rehearsal"]:
         import cupy
 
         told["cupy"] = cupy.__version__
@@ -44,22 +44,29 @@ def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
 
 def train(settings: dict[str, Any]) -> Call:
     """One training step on the same batch."""
-    if settings.get("rehearsal"):  # the tests' stand-in for a GPU
+    return _train(settings)[1]
+
+
+def train_on_device(settings: dict[str, Any]) -> Call:
+    """Training steps on the same batch; their losses are read after the last, as in training."""
+    import numpy as np
+
+    if settings["rehearsal"]:  # the tests' stand-in for a GPU
         from benchmarks.gpu.subject import rehearsal
 
         rehearsal()
-    trainer, call = _train(settings)
-    if not settings.get("device", "cpu").startswith("cuda"):
-        return call
+    trainer, _ = _train(settings)
+    arrays = [np.asarray(tokens, np.int64) for tokens in settings["tokens"]]
 
-    def step() -> dict[str, int]:
-        call()  # gives the loss, so the device is done
-        backend = trainer.runner.backend
-        if settings.get("rehearsal"):
+    def call() -> dict[str, int]:
+        for _ in range(settings["steps"]):
+            trainer.step_later(arrays, settings["positions"])
+        trainer.collect()
+        if settings["rehearsal"]:
             return {}
-        return {"device_bytes": backend.xp.get_default_memory_pool().total_bytes()}
+        return {"device_bytes": trainer.runner.backend.xp.get_default_memory_pool().total_bytes()}
 
-    return step
+    return call
 
 
 def train_with_forecast(settings: dict[str, Any], told: dict[str, Any]) -> Call:
@@ -272,6 +279,7 @@ def products(config: Any, tokens: int) -> list[Any]:
 
 TASKS: dict[str, Callable[[dict[str, Any]], Call]] = {
     "train": train,
+    "train on device": train_on_device,
     "parts": parts,
     "evaluate": evaluate,
     "embed": embed,

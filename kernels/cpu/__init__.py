@@ -17,7 +17,6 @@ from calmgrad.kernels.cpu.decode import (
 )
 from calmgrad.kernels.cpu.embedding import embedding_backward, embedding_forward
 from calmgrad.kernels.cpu.gelu import gelu_backward, gelu_forward
-from calmgrad.kernels.reference.l2_normalize import l2_normalize_backward, l2_normalize_forward
 from calmgrad.kernels.cpu.layer_norm import (
     layer_norm_backward,
     layer_norm_forward,
@@ -33,6 +32,7 @@ from calmgrad.kernels.cpu.selective_scan import (
     selective_scan_forward,
     selective_scan_workspace,
 )
+from calmgrad.kernels.reference.l2_normalize import l2_normalize_backward, l2_normalize_forward
 
 __all__ = [
     "adamw",

@@ -77,7 +77,7 @@ class DeviceArray:
         return DeviceArray(self.held.T)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("ctypes", "tobytes", "tolist", "item", "tofile"):
+        if name.startswith("__") or name in ("ctypes", "tobytes", "tolist", "item", "tofile"):
             raise AttributeError(f"a device array has no {name}")
         found = getattr(self.held, name)
         if not callable(found):

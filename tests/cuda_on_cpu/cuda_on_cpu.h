@@ -293,7 +293,7 @@ static const char* launch(void (*kernel)(A...), const unsigned* grid, const unsi
 #define gridDim (::emulator::state.grid)
 
 #define __syncthreads() ::emulator::wait(::emulator::state.block, __LINE__)
-#define __syncwarp(...) sync_warp(__LINE__, ##__VA_ARGS__)
+#define __syncwarp(...) sync_warp(__LINE__ __VA_OPT__(,) __VA_ARGS__)
 #define __ballot_sync(mask, predicate) ::emulator::ballot(mask, predicate, __LINE__)
 #define __any_sync(mask, predicate) (__ballot_sync(mask, predicate) != 0)
 #define __all_sync(mask, predicate) (__ballot_sync(mask, !(predicate)) == 0)

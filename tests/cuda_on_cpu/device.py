@@ -56,7 +56,7 @@ class EmulatedDevice:
     precision: Precision = "float32"
 
     def __init__(self, schedule: int = 0) -> None:
-        self.xp = ArrayModule()
+        self.xp: Any = ArrayModule()
         self.schedule = schedule
         self.launches: list[str] = []
 

@@ -31,6 +31,7 @@ MISTAKES = [
     ("the last chunk is left out", "  while (low < high) {", "  while (low < high - 1) {"),
     ("chunks are looked for by floor, not ceiling",
      "low = (offset + CHUNK - 1) / CHUNK", "low = offset / CHUNK + 1"),
+    ("chunks are looked for beyond the last", "  if (high > chunks) high = chunks;\n", ""),
     ("the time of a chunk lacks its last token",
      "    drive[t] *= step[t];\n    time += step[t];",
      "    drive[t] *= step[t];\n    if (t < CHUNK - 1) time += step[t];"),
@@ -93,7 +94,7 @@ MISTAKES = [
 ]  # fmt: skip
 
 # Several chunks in flight, short sequences between, two blocks of channels, two tiles of states.
-SIZES = [((20, 1, 18, 150), 130, 18), ((15, 33, 16), 37, 3)]
+SIZES = [((20, 1, 18, 150), 130, 18), ((15, 33, 16), 37, 3), ((16,) * 12, 5, 3)]
 
 
 def check(schedules: Sequence[int]) -> None:

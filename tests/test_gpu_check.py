@@ -1,0 +1,207 @@
+"""benchmarks.gpu_check, rehearsed on the emulator: it runs, and what is wrong does not pass."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu_check
+from benchmarks.gpu import build, kernels, network, timings
+from benchmarks.gpu.subject import Failed, Subject
+from calmgrad.kernels.cuda import CudaKernels
+from calmgrad.kernels.cuda.launcher import FOLDER
+from calmgrad.kernels.cuda.launcher import source as right
+from tests.cuda_on_cpu.device import EmulatedDevice, compiler, emulated
+
+ROOT = Path(__file__).parents[1]
+THOROUGH = os.environ.get("CALMGRAD_TEST_PROFILE") == "thorough"
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+
+
+@needs_compiler
+def test_a_rehearsal(tmp_path: Path) -> None:
+    """All phases; with whole steps, which take longer, where CALMGRAD_TEST_PROFILE=thorough."""
+    phases = list(gpu_check.PHASES)[: None if THOROUGH else -1]
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--emulate", "--output", str(tmp_path)]
+    done = subprocess.run([*command, *phases], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("??-*.json"))]
+    assert [result["phase"] for result in results] == phases
+    for result in results:
+        expected = "skipped" if result["phase"] == "sanitizer" else "passed"
+        assert result["outcome"] == expected, result
+        assert result["times"] == "emulated, not a measurement"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["phases"]) == phases
+    about, built, checked = results[:3]
+    assert about["device"] == "cuda:0 (emulated)"
+    assert {row["op"] for row in built["rows"]} == {path.stem for path in FOLDER.glob("*.cu")}
+    assert {row["dtype"] for row in built["rows"]} == {"float32", "float64"}
+    named = {row["op"] for row in checked["rows"]}
+    assert {op.split(".")[1] for op in kernels.ops()} | set(kernels.UPDATES) == named
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, output: Path, phases: dict[str, Callable[[Subject], Any]]
+) -> int:
+    monkeypatch.setattr(gpu_check, "PHASES", phases)
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--output", str(output)])
+    return gpu_check.main()
+
+
+def test_after_a_phase_that_fails_the_next_is_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(_: Subject) -> dict[str, Any]:
+        raise ValueError("no such thing")
+
+    def finds(_: Subject) -> dict[str, Any]:
+        raise Failed("it is off", rows=[{"op": "gelu"}])
+
+    fakes = {"breaks": breaks, "finds": finds, "works": lambda _: {"answer": 42}}
+    assert run(monkeypatch, tmp_path, fakes) == 1
+    results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("??-*.json"))]
+    assert [result["outcome"] for result in results] == ["failed", "failed", "passed"]
+    assert "in breaks" in results[0]["traceback"]
+    assert results[1]["rows"] == [{"op": "gelu"}]
+    assert results[2]["answer"] == 42
+    screen = capsys.readouterr().out
+    assert "breaks: failed" in screen
+    assert "ValueError: no such thing" in screen
+    assert run(monkeypatch, tmp_path, {"works": fakes["works"]}) == 0
+
+
+def test_a_rehearsal_leaves_the_results_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["gpu_check", "--emulate", "--output", str(gpu_check.RESULTS / "gpu-x")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as exit_:
+        gpu_check.main()
+    assert exit_.value.code == 2
+    assert "do not go to benchmarks/results" in capsys.readouterr().err
+    assert not gpu_check.default_folder(Subject(emulated=True)).is_relative_to(ROOT)
+
+
+def broken(name: str, change: Callable[..., None]) -> Subject:
+    """A rehearsal in which one kernel does something more."""
+    backend = emulated()
+
+    class Broken(CudaKernels):
+        pass
+
+    def call(self: Any, *arguments: Any) -> None:
+        getattr(CudaKernels, name)(self, *arguments)
+        change(*arguments)
+
+    setattr(Broken, name, call)
+    device = EmulatedDevice()
+    kernels: Any = Broken(device)  # without those that decode
+    subject = Subject(emulated=True)
+    vars(subject)["backend"] = replace(backend, xp=device.xp, kernels=kernels, device=device)
+    return subject
+
+
+def spoil(array: Any) -> None:
+    array.held.flat[-1] *= 1 + 1e-4
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("kernel", "change", "told"),
+    [
+        ("gelu_forward", lambda y, *_: spoil(y), r"gelu \(float32\): output"),
+        ("selective_scan_backward", lambda *a: spoil(a[5]), r"selective_scan \(.*A_log"),
+        ("adamw", lambda p, m, *_: spoil(m), r"adamw \(float32\): m"),
+        ("sgd", lambda p, *_: p.held.fill(float("nan")), r"sgd \(float64\): p"),
+    ],
+)
+def test_a_wrong_kernel_does_not_pass(kernel: str, change: Callable[..., None], told: str) -> None:
+    with pytest.raises(Failed, match=told) as failed:
+        kernels.run(broken(kernel, change))
+    assert failed.value.found["rows"]
+
+
+@needs_compiler
+def test_a_kernel_that_does_not_compile_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def source(op: str, dtype: str) -> str:
+        wrong = (op, dtype) == ("gelu", "float64")
+        return right(op, dtype).replace("tanh(", "no_such_function(" if wrong else "tanh(")
+
+    monkeypatch.setattr(build, "source", source)
+    with pytest.raises(Failed, match=r"gelu.cu, float64: (?s:.)*no_such_function") as failed:
+        build.run(broken("sgd", lambda *_: None))
+    assert len(failed.value.found["rows"]) == 2 * len(list(FOLDER.glob("*.cu"))) - 1
+
+
+def test_runs_that_differ_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([[1.0], [1.0 + 1e-15]])
+    weights = SimpleNamespace(tobytes=lambda: b"same")
+    monkeypatch.setattr(network, "_steps", lambda *_: (next(losses), [], weights))
+    with pytest.raises(Failed, match="two runs differ"):
+        network.determinism(Subject(emulated=True))
+
+
+class FakeCuda:
+    """CuPy's events, that note the order of all that happens."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        log = self.log
+
+        class Event:
+            def record(self) -> None:
+                log.append("event")
+
+            def synchronize(self) -> None:
+                log.append("wait")
+
+        self.Event = Event
+        self.get_elapsed_time = lambda begin, end: 0.25
+
+
+def test_times_are_taken_between_events_behind_other_work() -> None:
+    fake = FakeCuda()
+    xp = SimpleNamespace(
+        cuda=fake, zeros=lambda *_: None, copyto=lambda *_: fake.log.append("copy")
+    )
+    subject = Subject()
+    vars(subject)["backend"] = SimpleNamespace(xp=xp)
+    times = subject.times(lambda: fake.log.append("call"), calls=2, warm=1)
+    one = [*["copy"] * 4, "event", "call", "event", "wait"]
+    assert fake.log == ["call", *one, *one]
+    assert (times.median, times.least, times.calls) == (250.0, 250.0, 2)
+
+
+def test_names_that_cupy_has() -> None:
+    """What the script asks of CuPy and the emulator does not have."""
+    cupy = pytest.importorskip("cupy")
+    for name in ("Event", "get_elapsed_time", "set_allocator", "runtime"):
+        assert hasattr(cupy.cuda, name), name
+    for name in ("driverGetVersion", "runtimeGetVersion", "getDeviceProperties"):
+        assert hasattr(cupy.cuda.runtime, name), name
+    for name in ("num_regs", "shared_size_bytes", "local_size_bytes", "max_threads_per_block"):
+        assert hasattr(cupy.RawKernel, name), name
+    assert hasattr(cupy.RawModule, "get_function")
+    assert all(hasattr(cupy, name) for name in ("copyto", "tile", "zeros", "empty", "asarray"))
+    assert hasattr(cupy, "get_default_memory_pool")
+
+
+@needs_compiler
+def test_every_kernel_of_a_step_is_timed() -> None:
+    """But those that are too small to matter, and those of the contrastive loss."""
+    subject = broken("sgd", lambda *_: None)
+    rows = timings.run(subject)["rows"]
+    timed = {row["op"].removesuffix(", back") for row in rows}
+    apart = {"pool", "l2_normalize", "infonce", "select_rows", "linear"}
+    assert {op.split(".")[1] for op in kernels.ops()} - apart < timed
+    for row in rows:
+        assert row["bytes"] > 0, row
+        assert row["us_floor"] == pytest.approx(row["of_floor"] * row["us_median"])
