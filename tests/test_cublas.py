@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calmgrad.kernels.cuda import CudaKernels
 from calmgrad.kernels.cuda.cublas import (
     SIGNATURES,
     Cublas,
@@ -15,6 +16,7 @@ from calmgrad.kernels.cuda.cublas import (
     status_text,
     workspace_bytes,
 )
+from calmgrad.kernels.cuda.device import CupyDevice
 from tests.cuda_on_cpu.array import ArrayModule
 from tests.cuda_on_cpu.cublas import FakeCublas
 
@@ -41,7 +43,10 @@ def test_workspace_as_advised() -> None:
     assert (workspace_bytes(80), workspace_bytes(90)) == (4 << 20, 32 << 20)
 
 
-LAYOUTS = ("rows", "columns", "part of rows", "part of columns")
+LAYOUTS = ("rows", "columns", "part of rows", "part of columns", "every other row")
+
+
+INTO = ("rows", "part of rows", "every other row")
 
 
 def laid_out(x: Any, how: str) -> Any:
@@ -49,6 +54,10 @@ def laid_out(x: Any, how: str) -> Any:
     m, n = x.shape
     if "columns" in how:
         return laid_out(x.T, how.replace("columns", "rows")).T
+    if how == "every other row":
+        high = np.full((2 * m, n), np.nan, x.dtype)
+        high[::2] = x
+        return xp.asarray(high)[::2]
     wide = np.full((m, n + 5), np.nan, x.dtype)
     wide[:, 2 : n + 2] = x
     return xp.asarray(wide)[:, 2 : n + 2] if "part" in how else xp.asarray(x)
@@ -60,11 +69,28 @@ def test_products_of_every_layout(dtype: str, m: int, k: int, n: int) -> None:
     products = opened(FakeCublas())
     rng = np.random.default_rng(0)
     a, b, c = (rng.standard_normal(s).astype(dtype) for s in ((m, k), (k, n), (m, n)))
-    for first, second, into, beta in product(LAYOUTS, LAYOUTS, ("rows", "part of rows"), (0, 1)):
+    for first, second, into, beta in product(LAYOUTS, LAYOUTS, INTO, (0, 1)):
         out = laid_out(c, into)
         products.gemm(out, laid_out(a, first), laid_out(b, second), float(beta))
         right = a.astype("float64") @ b + beta * c
         assert np.allclose(out.get(), right, atol=1e-5 if dtype == "float32" else 1e-13)
+
+
+def test_empty_products_do_not_reach_it() -> None:
+    library = FakeCublas()
+    device: Any = CupyDevice.__new__(CupyDevice)
+    device.xp, device._products = xp, lambda: opened(library)
+    kernels = CudaKernels(device)
+    out = xp.empty((2, 3), "float32")
+    kernels.matmul(out, xp.empty((2, 0), "float32"), xp.empty((0, 3), "float32"))
+    assert not out.get().any()
+    one = xp.asarray(np.ones((2, 3), "float32"))
+    kernels.matmul(out, xp.empty((2, 0), "float32"), xp.empty((0, 3), "float32"), one)
+    assert (out.get() == 1).all()
+    kernels.matmul(out[:0], xp.empty((0, 5), "float32"), xp.empty((5, 3), "float32"))
+    assert not library.log
+    kernels.matmul(out, one[:, :2], one[:, :3], one)
+    assert (out.get() == 3).all()
 
 
 @pytest.mark.parametrize(
@@ -86,8 +112,8 @@ def test_what_it_cannot_take_is_told() -> None:
     for out, a, b, told in (
         (one, one, double, "expected one type of float"),
         (one, one[:3], one, r"product of \(3, 4\) and \(4, 4\) into \(4, 4\)"),
-        (one.T, one, one, "expected rows side by side"),
-        (one[:2, :2], xp.zeros((4, 8), "float32")[::2, ::2][:, :2], one[:2, :2], "contiguous axis"),
+        (one.T, one, one, "its columns must lie together"),
+        (one[:2, :2], xp.zeros((4, 8), "float32")[::2, ::2][:, :2], one[:2, :2], "a factor of shape"),
     ):
         with pytest.raises(ValueError, match=told):
             products.gemm(out, a, b, 0.0)

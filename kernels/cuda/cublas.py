@@ -89,7 +89,7 @@ class Cublas:
         a_op, a_row = _as_columns(a)
         out_op, out_row = _as_columns(out)
         if out_op == TRANSPOSED:
-            raise ValueError(f"product into strides {out.strides}: expected rows side by side")
+            raise ValueError(f"a product of strides {out.strides}: its columns must lie together")
         self._call(
             "cublasGemmEx", self._handle, b_op, a_op, out.shape[1], out.shape[0], a.shape[1],
             ctypes.byref(self._factors[dtype, 1.0]),
@@ -131,10 +131,19 @@ def _checked(out: Array, a: Array, b: Array) -> str:
 
 
 def _as_columns(x: Array) -> tuple[int, int]:
-    """How cuBLAS reads the transpose of `x`: operation and leading dimension."""
+    """How cuBLAS reads the transpose of `x`: operation and leading dimension.
+
+    Raises:
+        ValueError: neither the rows nor the columns lie side by side.
+    """
+    height, width = x.shape
     rows, columns = (s // x.itemsize for s in x.strides)
-    if columns == 1 or x.shape[1] == 1:
-        return NORMAL, max(rows, x.shape[1])
-    if rows == 1 or x.shape[0] == 1:
-        return TRANSPOSED, max(columns, x.shape[0])
-    raise ValueError(f"product of strides {x.strides}: expected one contiguous axis")
+    if width == 1 or columns == 1:
+        operation, leading, least = NORMAL, rows if height > 1 else width, width
+    elif height == 1 or rows == 1:
+        operation, leading, least = TRANSPOSED, columns, height
+    else:
+        leading = least = -1
+    if leading < max(least, 1):
+        raise ValueError(f"a factor of shape {x.shape} with strides {x.strides}")
+    return operation, leading

@@ -81,7 +81,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) judge(
   control[CORRECTION2] = 1 - pow(beta2, step);
 }
 
-// rate: lr / (1 - beta1^step); correction: 1 / (1 - beta2^step); decay: lr * weight decay.
+// rest: 1 - beta; rate: lr / (1 - beta1^step); correction: 1 / (1 - beta2^step); decay: lr times
+// weight decay.
 __device__ __forceinline__ void adamw_element(
     real* p, real* m, real* v, real g, real beta1, real rest1, real beta2, real rest2, real rate,
     real correction, real decay, real eps) {
@@ -93,22 +94,23 @@ __device__ __forceinline__ void adamw_element(
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) adamw(
-    real* p, real* m, real* v, const real* g, index_t size, double scale, double beta1,
-    double beta2, double rate, double correction, double decay, double eps) {
+    real* p, real* m, real* v, const real* g, index_t size, real scale, real beta1, real rest1,
+    real beta2, real rest2, real eps, real rate, real correction, real decay) {
   const index_t i = my_element();
   if (i >= size) return;
-  adamw_element(p + i, m + i, v + i, g[i] * real(scale), beta1, 1 - beta1, beta2, 1 - beta2, rate,
-                correction, decay, eps);
+  adamw_element(p + i, m + i, v + i, g[i] * scale, beta1, rest1, beta2, rest2, rate, correction,
+                decay, eps);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) adamw_step(
-    real* p, real* m, real* v, const real* g, index_t size, const double* control, double decay,
-    double beta1, double beta2, double eps) {
+    real* p, real* m, real* v, const real* g, index_t size, const double* control, real beta1,
+    real rest1, real beta2, real rest2, real eps, real decay) {
   const index_t i = my_element();
   if (i >= size || control[HEALTHY] == 0) return;
-  adamw_element(p + i, m + i, v + i, g[i] * real(control[SCALE]), beta1, 1 - beta1, beta2,
-                1 - beta2, control[LR] / control[CORRECTION1], 1 / control[CORRECTION2],
-                control[LR] * decay, eps);
+  const real lr = control[LR];
+  adamw_element(p + i, m + i, v + i, g[i] * real(control[SCALE]), beta1, rest1, beta2, rest2,
+                lr / real(control[CORRECTION1]), real(1) / real(control[CORRECTION2]), lr * decay,
+                eps);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) sgd(
@@ -118,10 +120,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) sgd(
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) sgd_step(
-    real* p, const real* g, index_t size, const double* control, double decay) {
+    real* p, const real* g, index_t size, const double* control, real decay) {
   const index_t i = my_element();
   if (i >= size || control[HEALTHY] == 0) return;
-  p[i] -= real(control[LR] * decay) * p[i] + real(control[LR] * control[SCALE]) * g[i];
+  const real lr = control[LR], scale = control[SCALE];
+  p[i] -= lr * decay * p[i] + lr * scale * g[i];
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) ewc_gradient(

@@ -40,8 +40,8 @@ class Optimizer(Launcher):
         step: int,
     ) -> None:
         rate, correction = lr / (1 - beta1**step), 1 / (1 - beta2**step)
-        numbers = (scale, beta1, beta2, rate, correction, lr * decay, eps)
-        self._elements("adamw", (p, m, v, g), *map(np.float64, numbers))
+        betas = (beta1, 1 - beta1, beta2, 1 - beta2, eps)
+        self._elements("adamw", (p, m, v, g), scale, *betas, rate, correction, lr * decay)
 
     def sgd(self, p: Array, g: Array, scale: float, lr: float, decay: float) -> None:
         self._elements("sgd", (p, g), lr * scale, lr * decay)
@@ -83,12 +83,12 @@ class Optimizer(Launcher):
         eps: float,
     ) -> None:
         """As `adamw`, with SCALE, LR and the corrections; nothing unless HEALTHY."""
-        numbers = map(np.float64, (decay, beta1, beta2, eps))
-        self._elements("adamw_step", (p, m, v, g), control, *numbers)
+        betas = (beta1, 1 - beta1, beta2, 1 - beta2, eps)
+        self._elements("adamw_step", (p, m, v, g), control, *betas, decay)
 
     def sgd_step(self, p: Array, g: Array, control: Array, decay: float) -> None:
         """As `sgd`, with SCALE and LR; nothing unless HEALTHY."""
-        self._elements("sgd_step", (p, g), control, np.float64(decay))
+        self._elements("sgd_step", (p, g), control, decay)
 
     def _sum_squares(self, x: Array) -> int:
         """Leave partial sums of squares; how many."""

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from calmgrad.backend import Backend
 from calmgrad.kernels.cuda import CudaKernels
 from calmgrad.kernels.cuda.device import Argument, Event, Function, Graph, Precision, Triple
+from calmgrad.kernels.protocol import Kernels
 from tests.cuda_on_cpu import recording
 from tests.cuda_on_cpu.array import ArrayModule, DeviceArray
 
@@ -126,7 +127,7 @@ class _Done:
 def emulated(schedule: int = 0) -> Backend:
     """The backend of the CUDA kernels, on a device of its own."""
     device = EmulatedDevice(schedule)
-    return Backend("cuda", device.xp, CudaKernels(device), device)
+    return Backend("cuda", device.xp, cast(Kernels, CudaKernels(device)), device)
 
 
 def _parameters(source: str, entry: str) -> list[str]:
