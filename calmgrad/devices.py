@@ -93,11 +93,6 @@ def _told() -> Iterator[None]:
         yield
     except IndexError as error:
         raise DeviceError(f"device cuda: {error}") from error
-    except ImportError as error:
-        name = next(iter(nvidia.cupy_distributions()), "cupy-cuda13x")
-        fix = nvidia.pip(f"install --force-reinstall '{name}[ctk]'")
-        reason = " ".join(str(error).split())
-        raise DeviceError(f"device cuda: CuPy cannot be loaded: {reason}: {fix}") from error
     except Exception as error:
         if (known := _reason(error)) is None:
             raise
@@ -112,10 +107,14 @@ def _reason(error: Exception) -> str | None:
     kind = type(error).__name__
     text = " ".join(str(error).split())
     driver, cupys = nvidia.driver(), nvidia.cupy_distributions()
-    if kind == "DynamicLibNotFoundError":
-        fix = nvidia.pip(f"install '{next(iter(cupys), 'cupy-cuda13x')}[ctk]'")
+    package = f"'{next(iter(cupys), 'cupy-cuda13x')}[ctk]'"
+    if kind == "DynamicLibNotFoundError" or "libcublas" in text or "libnvrtc" in text:
+        fix = nvidia.pip(f"install {package}")
         return f"a library of the CUDA toolkit (NVRTC or cuBLAS) is missing: {fix}"
-    if kind != "CUDARuntimeError" and kind != "CUDADriverError":
+    if isinstance(error, ImportError):
+        fix = nvidia.pip(f"install --force-reinstall {package}")
+        return f"CuPy cannot be loaded: {text}: {fix}"
+    if kind not in ("CUDARuntimeError", "CUDADriverError"):
         return None
     if "InsufficientDriver" in text:
         if driver.cuda is None:

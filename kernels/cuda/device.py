@@ -118,13 +118,15 @@ class CupyDevice:
 
     def __init__(self, precision: Precision = "float32", index: int = 0) -> None:
         import cupy
-        from cupy_backends.cuda.libs import nvrtc  # type: ignore[import-untyped]
 
         count = cupy.cuda.runtime.getDeviceCount()
         if index >= count:
             there = ", ".join(f"cuda:{i}" for i in range(count))
             raise IndexError(f"there is no cuda:{index}, only {there}")
+        from cupy_backends.cuda.libs import cublas, nvrtc  # type: ignore[import-untyped]
+
         nvrtc.getVersion()  # loads it: kernels are compiled when they are first used
+        self._depends_on_cublas = cublas.__file__
         self.xp: ArrayModule = cupy
         self.index, self.precision = index, precision
         self.name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
@@ -169,13 +171,11 @@ class CupyDevice:
         self._products().gemm(out, a, b, beta)
 
     def _open_cublas(self) -> Cublas:
-        from cupy_backends.cuda.libs import cublas
-
         with self.active() as device:
             size = workspace_bytes(int(device.compute_capability))
             workspace = self.xp.empty(size, "uint8")
-            # CuPy's module depends on cuBLAS: through it the same library is found.
-            library = ctypes.CDLL(cublas.__file__)
+            # CuPy's module depends on cuBLAS: through it, the same library is found.
+            library = ctypes.CDLL(self._depends_on_cublas)
             return Cublas(library, self._stream.ptr, workspace, self.precision)
 
     @contextmanager
