@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from calmgrad import ewc
 from calmgrad.arena import address
-from calmgrad.backend import Backend
+from calmgrad.backend import Backend, silent_overflow
 from calmgrad.buckets import padded
 from calmgrad.cutting import Shard, seeds_of, spread
 from calmgrad.errors import DivergedError
@@ -226,7 +226,7 @@ class DeviceUpdate:
             self.apply(p, total, penalty, clip, lr)
             return
         shard, seed, bucket = padded(shards[0], seeds_of(shards, share)[0])
-        with runner.telling(shards), self._backend.active():
+        with runner.telling(shards), self._backend.active(), silent_overflow():
             placed = runner.place(shard, seed)
             self._prepare(lr)
 

@@ -73,15 +73,15 @@ def refuse(what: str) -> None:
         raise CaptureError(f"{what} while work was recorded")
 
 
-def do(name: str, step: Callable[..., Any], *arrays: Any) -> None:
+def do(name: str, step: Callable[..., Any], *arrays: Any) -> Any:
     """Call `step` with NumPy arrays (or numbers): now, or, while recording, at each launch."""
     graph = current()
     if graph is None:
-        step(*arrays)
-        return
+        return step(*arrays)
     places = [_place(x) for x in arrays]
     views = [x for x in arrays if isinstance(x, np.ndarray)]
     graph.add(name, lambda: step(*(place() for place in places)), *views)
+    return None
 
 
 def view_of(whole: Any, part: Any) -> Any:
