@@ -113,7 +113,12 @@ def test_what_it_cannot_take_is_told() -> None:
         (one, one, double, "expected one type of float"),
         (one, one[:3], one, r"product of \(3, 4\) and \(4, 4\) into \(4, 4\)"),
         (one.T, one, one, "its columns must lie together"),
-        (one[:2, :2], xp.zeros((4, 8), "float32")[::2, ::2][:, :2], one[:2, :2], "a factor of shape"),
+        (
+            one[:2, :2],
+            xp.zeros((4, 8), "float32")[::2, ::2][:, :2],
+            one[:2, :2],
+            "a factor of shape",
+        ),
     ):
         with pytest.raises(ValueError, match=told):
             products.gemm(out, a, b, 0.0)

@@ -45,6 +45,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_forward(
   const index_t first = chunks_before(offsets, chunk_offsets, chunks, blockIdx.x);
   const index_t last = chunks_before(offsets, chunk_offsets, chunks, blockIdx.x + 1);
   if (first == last) return;
+  const int width = int(channels), u_width = int(u_row), z_width = int(z_row);
   const real bias = active ? dt_bias[c] : real(0), skip = active ? D[c] : real(0);
   real rate[STATES], h[STATES], mine[LOADS];
 #pragma unroll
@@ -65,20 +66,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_forward(
     }
     for (int begin = 0; begin < chunk.size; begin += GROUP) {
       const index_t row = chunk.first + begin;
+      real* dts = dt + row * channels + c;
+      real* ys = y + row * channels + c;
+      real* outs = out + row * channels + c;
+      const real* us = u + row * u_row + c;
+      const real* zs = z + row * z_row + c;
       real step[GROUP], x[GROUP], gate[GROUP];
 #pragma unroll
       for (int t = 0; t < GROUP; t++) {
         const bool there = active && begin + t < chunk.size;
-        step[t] = there ? dt[(row + t) * channels + c] : real(0);
-        x[t] = there ? u[(row + t) * u_row + c] : real(0);
-        gate[t] = there ? z[(row + t) * z_row + c] : real(0);
+        step[t] = there ? dts[t * width] : real(0);
+        x[t] = there ? us[t * u_width] : real(0);
+        gate[t] = there ? zs[t * z_width] : real(0);
       }
 #pragma unroll
       for (int t = 0; t < GROUP; t++) {
         const bool there = active && begin + t < chunk.size;
-        if (!there) continue;
         const Token& token = now[begin + t];
-        step[t] = softplus(step[t] + bias);
+        step[t] = softplus(step[t] + bias);  // beyond a chunk's end, a sequence ends too
         const real drive = step[t] * x[t];
         real total = skip * x[t];
 #pragma unroll
@@ -86,9 +91,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_forward(
           h[n] = power_of_2(step[t] * rate[n]) * h[n] + drive * token.B[n];
           total += h[n] * token.C[n];
         }
-        dt[(row + t) * channels + c] = step[t];
-        y[(row + t) * channels + c] = total;
-        out[(row + t) * channels + c] = total * gate[t] * sigmoid(gate[t]);
+        if (!there) continue;
+        dts[t * width] = step[t];
+        ys[t * width] = total;
+        outs[t * width] = total * gate[t] * sigmoid(gate[t]);
       }
     }
     if (k + 1 < last) put(tokens[(k + 1 - first) % 2], mine);
@@ -126,27 +132,33 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_backward(
   }
   for (index_t k = last - 1; k >= first; k--) {
     const Chunk chunk = chunk_of(chunk_offsets, k);
-    __syncthreads();  // B, C and the sums of the chunk before have been read
     for (int i = me; i < STATES * CHUNK; i += THREADS) {
       const int n = i % STATES, t = i / STATES;
       const real* from = bc + (chunk.first + t) * bc_row;
       B[n].at[t] = t < chunk.size ? from[n] : real(0);
       C[n].at[t] = t < chunk.size ? from[STATES + n] : real(0);
     }
+    const real* dts = dt + chunk.first * channels + c;
+    const real* ys = y + chunk.first * channels + c;
+    const real* us = u + chunk.first * u_row + c;
+    const real* zs = z + chunk.first * z_row + c;
+    const real* douts = dout + chunk.first * dout_row + c;
+    real* dzs = dz + chunk.first * dz_row + c;
     real step[CHUNK], drive[CHUNK], dy[CHUNK];
     real ddrive[CHUNK], dexponent[CHUNK];  // of drive = dt * u, and of the decays' exponent by dt
 #pragma unroll
     for (int t = 0; t < CHUNK; t++) {
-      step[t] = drive[t] = dy[t] = ddrive[t] = dexponent[t] = 0;
-      if (!active || t >= chunk.size) continue;
-      const index_t row = chunk.first + t;
-      const real gate = z[row * z_row + c], dgated = dout[row * dout_row + c], g = sigmoid(gate);
-      step[t] = dt[row * channels + c];
-      drive[t] = step[t] * u[row * u_row + c];
-      dz[row * dz_row + c] = dgated * y[row * channels + c] * g * (real(1) + gate * (real(1) - g));
+      const bool there = active && t < chunk.size;
+      const real gate = there ? *zs : real(0), dgated = there ? *douts : real(0);
+      const real g = sigmoid(gate);
+      step[t] = there ? *dts : real(0);
+      drive[t] = there ? step[t] * *us : real(0);
       dy[t] = dgated * gate * g;
+      ddrive[t] = dexponent[t] = 0;
+      if (there) *dzs = dgated * *ys * g * (real(1) + gate * (real(1) - g));
+      dts += channels, ys += channels, us += u_row, zs += z_row, douts += dout_row, dzs += dz_row;
     }
-    __syncthreads();
+    __syncthreads();  // B and C are there; the sums of the chunk before have been read
 #pragma unroll 1
     for (int n = 0; n < STATES; n++) {
       const real rate = rates[n][me];
@@ -173,7 +185,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_backward(
       dA_sum[n][me] += total;
       sums[warp][n][lane] = sums_by_lane<WARP / 2>(values);
     }
-    __syncthreads();
+    __syncthreads();  // the sums are there; B and C have been read
     for (int i = me; i < STATES * WARP; i += THREADS) {
       const int n = i % STATES, t = i / STATES % CHUNK, which = i / STATES / CHUNK;  // of B, C
       if (t >= chunk.size) continue;
@@ -181,16 +193,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_backward(
       for (int w = 0; w < WARPS; w++) total += sums[w][n][which * CHUNK + t];
       dbc[blockIdx.y * dbc_block + (chunk.first + t) * dbc_row + which * STATES + n] = total;
     }
+    real* ddts = ddt + chunk.first * channels + c;
+    real* dus = du + chunk.first * du_row + c;
+    us = u + chunk.first * u_row + c;
 #pragma unroll
     for (int t = 0; t < CHUNK; t++) {
-      if (!active || t >= chunk.size) continue;
-      const index_t row = chunk.first + t;
-      const real x = u[row * u_row + c], slope = -expm1(-step[t]);  // of softplus
+      const bool there = active && t < chunk.size;
+      const real x = there ? *us : real(0), slope = -expm1(-step[t]);  // of softplus
       const real dstep = (dexponent[t] * LN2 + x * ddrive[t]) * slope;
-      ddt[row * channels + c] = dstep;
-      du[row * du_row + c] = step[t] * ddrive[t] + skip * dy[t];
+      if (there) *ddts = dstep, *dus = step[t] * ddrive[t] + skip * dy[t];
       bias_total += dstep;
       skip_total += dy[t] * x;
+      us += u_row, ddts += channels, dus += du_row;
     }
   }
   if (!active) return;

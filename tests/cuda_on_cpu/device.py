@@ -53,6 +53,7 @@ class EmulatedDevice:
     """
 
     name = "emulated"
+    formulas = False  # in place of the kernels
     index = 0
     precision: Precision = "float32"
 

@@ -23,6 +23,7 @@ def open_emulated(monkeypatch: pytest.MonkeyPatch, kernels: str) -> Iterator[Emu
     def open_device(index: int, precision: Precision) -> EmulatedDevice:
         device = opened.setdefault((index, precision), EmulatedDevice())
         device.index, device.precision = index, precision
+        device.formulas = kernels == "stand-in"
         return device
 
     monkeypatch.setattr(devices, "open_device", open_device)

@@ -72,9 +72,7 @@ class _Control:
         decay: float, beta1: float, beta2: float, eps: float,
     ) -> None:  # fmt: skip
         if c[HEALTHY]:
-            reference.adamw(
-                p, m, v, g, c[SCALE], c[LR], decay, beta1, beta2, eps, int(c[STEP])
-            )
+            reference.adamw(p, m, v, g, c[SCALE], c[LR], decay, beta1, beta2, eps, int(c[STEP]))
 
     def sgd_step(self, p: Any, g: Any, c: Any, decay: float) -> None:
         if c[HEALTHY]:
