@@ -23,6 +23,7 @@ from benchmarks.gpu import about, build, gradients, kernels, network, sanitizer,
 from benchmarks.gpu.subject import Failed, Subject, rehearsal
 from benchmarks.options import ROOT
 from benchmarks.result_files import write
+from calmgrad.errors import DeviceError
 
 PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "about": about.run,
@@ -44,7 +45,11 @@ def main() -> int:
     arguments = parse()
     subject = rehearsal() if arguments.emulate else Subject(arguments.device)
     subject = Subject(subject.name, subject.emulated, arguments.peer)
-    folder = arguments.output or default_folder(subject)
+    try:
+        folder = arguments.output or default_folder(subject)
+    except DeviceError as error:
+        print(f"gpu_check: {error}", file=sys.stderr)
+        return error.exit_code
     began = time.perf_counter()
     summary: dict[str, Any] = {"emulated": subject.emulated, "phases": {}}
     for number, name in enumerate(PHASES):

@@ -6,6 +6,7 @@ from calmgrad.kernels.protocol import Array, ArrayModule
 
 ALIGN = 64  # bytes: one cache line, one AVX-512 register
 GROWTH = 1.5
+TIGHT_GROWTH = 1.1  # on a device: there memory that is asked for is taken, used or not
 
 
 def address(array: Array) -> int:
@@ -19,13 +20,18 @@ class Arena:
     When a pass needs more than there is, further blocks are taken; the next `reset` puts one
     block that holds it all in their place. So after the largest batch was seen once, training
     allocates nothing, and equal passes get equal addresses.
+
+    Args:
+        tight: take little more than is needed.
     """
 
-    def __init__(self, xp: ArrayModule, dtype: str) -> None:
+    def __init__(self, xp: ArrayModule, dtype: str, tight: bool = False) -> None:
         self.xp = xp
+        self._tight = tight
         self.dtype = xp.dtype(dtype)
         self._blocks: list[Array] = []
         self._used = 0  # elements of the last block
+        self._lost = 0  # elements at the ends of the other blocks
         self.peak = 0  # elements, over all passes
 
     @property
@@ -67,18 +73,26 @@ class Arena:
         """Free everything."""
         self._measure()
         if len(self._blocks) > 1:
-            size = self.capacity
+            size = self.peak if self._tight else self.capacity
             self._blocks.clear()
             self._blocks.append(self._block(size))
-        self._used = 0
+        self._used = self._lost = 0
+
+    def fill(self, value: float) -> None:
+        """Write `value` everywhere: for checks that nothing uninitialised is read."""
+        for block in self._blocks:
+            block.fill(value)
 
     def _measure(self) -> None:
         used = sum(block.size for block in self._blocks[:-1]) + self._used
-        self.peak = max(self.peak, used)
+        self.peak = max(self.peak, used - self._lost)
 
     def _grow(self, size: int) -> None:
         step = ALIGN // self.dtype.itemsize
-        size = max(size, int(self.capacity * (GROWTH - 1)), 1 << 14)
+        if self._blocks:
+            self._lost += self._blocks[-1].size - self._used
+        growth = TIGHT_GROWTH if self._tight else GROWTH
+        size = max(size, int(self.capacity * (growth - 1)), 1 << 14)
         self._blocks.append(self._block(-(-size // step) * step))
         self._used = 0
 
@@ -92,8 +106,8 @@ class Arena:
 class Pool:
     """Buffers that come and go out of order: gradients and scratch. Freed ones wait by size."""
 
-    def __init__(self, xp: ArrayModule, dtype: str) -> None:
-        self.arena = Arena(xp, dtype)
+    def __init__(self, xp: ArrayModule, dtype: str, tight: bool = False) -> None:
+        self.arena = Arena(xp, dtype, tight)
         self._free: dict[int, list[Array]] = {}
 
     def take(self, shape: tuple[int, ...]) -> Array:

@@ -40,16 +40,21 @@ class Shard:
         if self.asked is not None:
             return self.asked
         assert self.targets is not None
-        if (self.targets >= 0).all():
-            return self.targets, None
-        rows = np.flatnonzero(self.targets >= 0)
-        return self.targets[rows], rows
+        return asked(self.targets)
 
     def target_counts(self) -> NDArray[np.int64]:
         """(B,) number of targets of each sequence."""
         assert self.targets is not None
         starts = self.packing.offsets[:-1]
         return np.asarray(np.add.reduceat(self.targets >= 0, starts, dtype=np.int64))
+
+
+def asked(targets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+    """The targets that are not negative, and at which tokens; None: at every one."""
+    if (targets >= 0).all():
+        return targets, None
+    rows = np.flatnonzero(targets >= 0)
+    return targets[rows], rows
 
 
 def cut(
@@ -146,6 +151,18 @@ def targets_of(
     targets[packing.pos < np.repeat(cmd_positions, np.diff(packing.offsets))] = -1
     targets[targets == PAD] = -1
     return targets
+
+
+def target_shares(counts: NDArray[np.int64], reduction: str) -> NDArray[np.float64]:
+    """What one target of each sequence weighs in the loss of a batch (FORMATS §7).
+
+    Args:
+        counts: (B,) targets of each sequence.
+        reduction: "sequence", the mean of the sequences' means, or "token", over all targets.
+    """
+    if reduction == "sequence":
+        return np.asarray(1 / (np.maximum(counts, 1) * counts.size))
+    return np.full(counts.size, 1 / max(int(counts.sum()), 1))
 
 
 def blocks(sequences: Iterable[NDArray[np.int64]]) -> Iterator[list[NDArray[np.int64]]]:

@@ -41,16 +41,19 @@ def resolve(name: str) -> Choice:
 
     Raises:
         ValueError: no such name.
+        DeviceError: CALMGRAD_DEVICE holds none.
     """
-    if name == "auto":
-        name = os.environ.get(ENVIRONMENT) or name
-    if name == "cpu":
+    wanted = os.environ.get(ENVIRONMENT) or name if name == "auto" else name
+    if wanted == "cpu":
         return Choice(None)
-    if match := re.fullmatch(r"cuda(?::(\d{1,3}))?", name):
+    if match := re.fullmatch(r"cuda(?::(\d{1,3}))?", wanted):
         return Choice(int(match[1] or 0))
-    if name != "auto":
-        raise ValueError(f"device {name!r}: expected auto, cpu, cuda, or cuda:1 for the second GPU")
-    return _automatic()
+    if wanted == "auto":
+        return _automatic()
+    expected = "expected auto, cpu, cuda, or cuda:1 for the second GPU"
+    if wanted != name:
+        raise DeviceError(f"{ENVIRONMENT}={wanted!r}: {expected}")
+    raise ValueError(f"device {name!r}: {expected}")
 
 
 def _automatic() -> Choice:

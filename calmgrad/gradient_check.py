@@ -3,20 +3,47 @@
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from calmgrad.backend import Backend, Name, load, to_numpy
+from calmgrad.differences import ROUNDING, Function, Slope, WeightedSum
 from calmgrad.errors import CheckFailed
 from calmgrad.kernels.protocol import Array
-from calmgrad.tape import Tape, Tensor
 
-# Two central differences, at STEP and STEP / 2, combined so that the error of second order
-# cancels: what is left is about STEP^4, and the rounding of the values over STEP.
+# In units of an input's scale (differences.py). Along a direction everything moves, so in small steps;
+# a single element may go further, which rounding spoils less: shorter only where it bends much.
 STEP = 3e-4
-ROUNDING = 64 * float(np.finfo(np.float64).eps)  # of a value: ops sum many terms
+PROBE_STEPS = (2e-2, 2e-3, 2e-4)
+
+
+@dataclass(frozen=True, slots=True)
+class InputErrors:
+    """What was found of one input.
+
+    Attributes:
+        name, shape: of the input.
+        error: the largest, relative as `gradcheck` tells; above its `rtol` the check has failed.
+        index: the element where it is largest; None: along a random direction.
+        formula, difference: the two numbers that disagree most, there.
+        smallest, largest: magnitudes of the gradients probed one by one, but for 0.
+        limit: in a gradient smaller than this, rounding may hide an error of 1 %.
+        probes: elements compared one by one.
+        message: what is wrong, in one line; None: nothing.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    error: float = 0.0
+    index: tuple[int, ...] | None = None
+    formula: float = 0.0
+    difference: float = 0.0
+    smallest: float = math.inf
+    largest: float = 0.0
+    limit: float = 0.0
+    probes: int = 0
+    message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +51,24 @@ class GradientErrors:
     """What a passed check found.
 
     Attributes:
-        worst: name of each input -> largest error of its gradient, relative to the gradient's
-            norm (along random directions) or largest element (element by element).
+        worst: name of each input -> largest relative error of its gradient.
         comparisons: how many differences were taken.
+        inputs: more of each.
     """
 
     worst: dict[str, float]
     comparisons: int
+    inputs: tuple[InputErrors, ...] = ()
 
 
 def gradcheck(
-    fn: Callable[..., Tensor],
+    fn: Function,
     *arrays: Array,
     backend: Name | Backend = "reference",
     rtol: float = 1e-6,
     full: bool = False,
     directions: int = 3,
+    probes: int = 0,
     names: Sequence[str] | None = None,
     seed: int = 0,
     step: float = STEP,
@@ -48,124 +77,210 @@ def gradcheck(
 
     The output is weighted with fixed random numbers and summed. The slope of that sum is
     compared along random directions, in each input alone and in all together; or, with `full`,
-    in every single element. A direction costs four calls of `fn`, whatever the size.
+    in every single element. A direction costs four calls of `fn`, whatever the size. Besides,
+    `fn` has to repeat, to leave its inputs alone, to write all of each gradient, and to add where
+    an input is used twice.
 
     Args:
         fn: takes one Tensor for each array, returns a Tensor; the same for the same arrays.
         arrays: the point to check at, finite, and not on a kink (a tie of `max`).
         backend: what computes, in float64: "reference", "cpu", or a Backend.
-        rtol: largest error allowed, relative to the norm or largest element of the input's
-            gradient, besides the rounding of the difference.
+        rtol: largest error allowed, relative to the norm of the input's gradient (directions),
+            its largest element (`full`) or the element itself (`probes`), besides the rounding of
+            the difference.
         full: every element alone, for small arrays.
         directions: how many random directions for each input, and of all together.
+        probes: so many elements of each input alone, from the smallest gradient to the largest:
+            an error in the small ones does not show along a direction.
         names: of the inputs, for messages; taken from `fn` if not given.
         seed: of the random weights and directions.
-        step: length of the difference, of each element.
+        step: length of the difference, of each element, times the root mean square of its input
+            where that is below 1.
 
     Returns:
         The worst error of each input.
 
     Raises:
-        CheckFailed: a gradient is wrong, a number is not finite, or `fn` does not repeat.
+        CheckFailed: a gradient is wrong, a number is not finite, or `fn` does not keep the above.
         ValueError: no arrays, or `names` does not name each.
 
     An input through which nothing flows has gradient 0.
     """
-    if not arrays:
-        raise ValueError("gradcheck: no arrays, expected at least one")
-    labels = tuple(names) if names is not None else _names(fn, len(arrays))
-    if len(labels) != len(arrays):
-        raise ValueError(f"gradcheck: {len(labels)} names, expected {len(arrays)}")
-    point = [np.array(to_numpy(array), np.float64) for array in arrays]
-    for label, array in zip(labels, point, strict=True):
-        _refuse_infinite(array, f"input {label}")
     engine = backend if isinstance(backend, Backend) else load(backend)
-    checker = _Checker(fn, engine, point, labels, np.random.default_rng(seed), step, rtol)
-    return checker.every_element() if full else checker.random_directions(directions)
+    check = Check(fn, arrays, engine, rtol, names, seed, step)
+    found = tuple(check.inputs(0 if full else directions, probes, full))
+    for one in found:
+        if one.message is not None:
+            raise CheckFailed(f"gradcheck: {one.message}")
+    for _ in range(0 if full else directions):
+        check.all_together()
+    return GradientErrors({one.name: one.error for one in found}, check.comparisons, found)
 
 
-class _Checker:
-    """One function at one point: its formula's gradients, and differences along directions."""
+class Check:
+    """One function at one point, to be compared input by input.
+
+    Args:
+        tick: called before each comparison.
+        locate: find the element that makes a direction disagree.
+    """
 
     def __init__(
         self,
-        fn: Callable[..., Tensor],
+        fn: Function,
+        arrays: Sequence[Array],
         backend: Backend,
-        point: list[Array],
-        names: tuple[str, ...],
-        rng: np.random.Generator,
-        step: float,
-        rtol: float,
+        rtol: float = 1e-6,
+        names: Sequence[str] | None = None,
+        seed: int = 0,
+        step: float = STEP,
+        tick: Callable[[], None] = lambda: None,
+        locate: bool = True,
     ) -> None:
-        self.fn, self.point, self.names, self.rng, self.step, self.rtol = (
-            fn, point, names, rng, step, rtol,
-        )  # fmt: skip
-        self.forward_only = Tape(backend, "float64", record=False)
+        if not arrays:
+            raise ValueError("gradcheck: no arrays, expected at least one")
+        self.names = tuple(names) if names is not None else _names(fn, len(arrays))
+        if len(self.names) != len(arrays):
+            raise ValueError(f"gradcheck: {len(self.names)} names, expected {len(arrays)}")
+        self.rng = np.random.default_rng(seed)
+        self.rtol, self.step, self.tick, self.locate = rtol, step, tick, locate
         self.comparisons = 0
+        point = [np.array(to_numpy(array), np.float64) for array in arrays]
+        self.sum = WeightedSum(fn, backend, point, self.names, self.rng)
+        # By what is moved: an input in units of its scale.
+        self.gradients = [g * s for g, s in zip(self.sum.gradients, self.sum.scales, strict=True)]
 
-        tape = Tape(backend, "float64")
-        leaves = [tape.constant(array) for array in point]
-        y = fn(*leaves)
-        if not isinstance(y, Tensor):
-            raise ValueError(f"gradcheck: fn returned {type(y).__name__}, expected a Tensor")
-        value = np.array(to_numpy(y.value))
-        _refuse_infinite(value, "the output")
-        if not np.array_equal(value, self._values(point)):
-            raise CheckFailed("gradcheck: two calls of fn with the same arrays gave other values")
-        self.weights = rng.standard_normal(value.shape)
-        tape.backward(y, backend.xp.asarray(self.weights))
-        self.gradients = [
-            np.zeros(leaf.shape) if leaf.grad is None else np.array(to_numpy(leaf.grad))
-            for leaf in leaves
-        ]
-        for name, gradient in zip(names, self.gradients, strict=True):
-            _refuse_infinite(gradient, f"the gradient of {name}")
-        # The rounding of a difference: that of the values, and of the point that is moved.
-        sizes = [np.abs(value * self.weights).sum()]
-        sizes += [np.abs(g * x).sum() for g, x in zip(self.gradients, point, strict=True)]
-        self.rounding = ROUNDING * float(sum(sizes)) / step
+    def inputs(
+        self, directions: int, probes: int, full: bool = False, only: str | None = None
+    ) -> Iterator[InputErrors]:
+        """Compare each input, one after the other, or one; what fails is told, not raised."""
+        for k in range(len(self.names)):
+            if only not in (None, self.names[k]):
+                continue
+            worst = InputErrors(self.names[k], self.sum.point[k].shape)
+            for found in self._comparisons(k, directions, probes, full):
+                worst = _worse(worst, found)
+                if not worst.error <= self.rtol:
+                    worst = self._failed(k, worst)
+                    break
+            yield worst
 
-    def random_directions(self, count: int) -> GradientErrors:
-        worst = dict.fromkeys(self.names, 0.0)
-        for _ in range(count):
-            draws = [self.rng.standard_normal(array.shape) for array in self.point]
-            for k, name in enumerate(self.names):
-                worst[name] = max(worst[name], self._compare(k, draws[k]))
-            self._compare_all(draws)
-        return GradientErrors(worst, self.comparisons)
+    def all_together(self) -> None:
+        """Compare along a random direction of all inputs.
 
-    def every_element(self) -> GradientErrors:
-        worst = dict.fromkeys(self.names, 0.0)
-        for k, name in enumerate(self.names):
-            scale = float(np.abs(self.gradients[k]).max(initial=0.0))
-            for index in np.ndindex(self.point[k].shape):
-                formula, difference = self._at(k, index)
-                error = abs(formula - difference)
-                if not error <= self.rtol * scale + self.rounding:
-                    raise CheckFailed(self._message(k, index, formula, difference))
-                worst[name] = max(worst[name], error / scale if scale else 0.0)
-        return GradientErrors(worst, self.comparisons)
-
-    def _compare(self, k: int, direction: Array) -> float:
-        """The relative error of input k along `direction`."""
-        scale = float(np.linalg.norm(self.gradients[k]))
-        formula = float((self.gradients[k] * direction).sum())
-        error = abs(formula - self._slope({k: direction}))
-        if not error <= self.rtol * scale + self.rounding:
-            index = self._locate(k, direction)
-            raise CheckFailed(self._message(k, index, *self._at(k, index)))
-        return error / scale if scale else 0.0
-
-    def _compare_all(self, directions: list[Array]) -> None:
-        pairs = list(zip(self.gradients, directions, strict=True))
+        Raises:
+            CheckFailed: the slopes differ.
+        """
+        directions = {k: self._draw(k) for k in range(len(self.names))}
+        slope = self._slope(directions, self.step, 2)
+        formula = sum(float((self.gradients[k] * d).sum()) for k, d in directions.items())
         scale = math.sqrt(sum(float(np.square(g).sum()) for g in self.gradients))
-        formula = sum(float((g * d).sum()) for g, d in pairs)
-        difference = self._slope(dict(enumerate(directions)))
-        if not abs(formula - difference) <= self.rtol * scale + self.rounding:
+        if not abs(formula - slope.value) <= self.rtol * scale + slope.rounding:
             raise CheckFailed(
                 f"gradcheck: all inputs together: formula {formula:.10g},"
-                f" central difference {difference:.10g}"
+                f" central difference {slope.value:.10g}"
             )
+
+    def _comparisons(
+        self, k: int, directions: int, probes: int, full: bool
+    ) -> Iterator[InputErrors]:
+        gradient = self.gradients[k]
+        for _ in range(directions):
+            direction = self._draw(k)
+            slope = self._slope({k: direction}, self.step, 2)
+            formula = float((gradient * direction).sum())
+            norm = float(np.linalg.norm(gradient))
+            found = self._compared(k, formula, slope.value, norm, slope.rounding)
+            if self.locate and not found.error <= self.rtol:  # together they are off by more
+                there = self._element(k, self._locate(k, direction), norm)
+                found = replace(there, error=max(found.error, there.error))
+            yield found
+        if full:
+            largest = float(np.abs(gradient).max(initial=0.0))
+            for index in np.ndindex(gradient.shape):
+                yield self._element(k, index, largest)
+        for index in self._spread(k, probes):
+            yield self._probe(k, index)
+
+    def _element(self, k: int, index: tuple[int, ...], scale: float) -> InputErrors:
+        slope = self._slope({k: self._unit(k, index)}, self.step, 2)
+        formula = float(self.gradients[k][index])
+        return self._compared(k, formula, slope.value, scale, slope.rounding, index)
+
+    def _probe(self, k: int, index: tuple[int, ...]) -> InputErrors:
+        """One element, relative to its own gradient, as sharply as differences can."""
+        formula = float(self.gradients[k][index])
+        own = ROUNDING * float(np.abs(self.gradients[k]).max())  # rounding of the formula's sums
+        sharpest, best = math.inf, Slope(0.0, 0.0, 0.0)
+        for step in PROBE_STEPS:
+            slope = self._slope({k: self._unit(k, index)}, step, 3)
+            if slope.rounding + slope.remainder < sharpest:
+                sharpest, best = slope.rounding + slope.remainder, slope
+            if sharpest <= self.rtol * abs(formula) or best.remainder <= best.rounding:
+                break
+        return self._compared(k, formula, best.value, abs(formula), sharpest + own, index, True)
+
+    def _compared(
+        self,
+        k: int,
+        formula: float,
+        difference: float,
+        scale: float,
+        allowance: float,
+        index: tuple[int, ...] | None = None,
+        probe: bool = False,
+    ) -> InputErrors:
+        """The error relative to `scale`; and to what could be told apart, where that is more."""
+        unit = self.sum.scales[k]
+        off = abs(formula - difference)
+        whole = scale + allowance / self.rtol if self.rtol else scale
+        return InputErrors(
+            self.names[k],
+            self.sum.point[k].shape,
+            off / whole if whole else (0.0 if off == 0 else math.inf),
+            index,
+            formula / unit,
+            difference / unit,
+            abs(formula) / unit if probe and formula else math.inf,
+            abs(formula) / unit if probe else 0.0,
+            100 * allowance / unit if probe else 0.0,
+            int(index is not None),
+        )
+
+    def _failed(self, k: int, worst: InputErrors) -> InputErrors:
+        index = "along a direction" if worst.index is None else f"at {list(worst.index)}"
+        message = (
+            f"gradient of {worst.name} {index}: formula {worst.formula:.10g},"
+            f" central difference {worst.difference:.10g}"
+        )
+        if not self.sum.reached[k]:
+            message += f"; nothing flowed back to {worst.name}"
+        return replace(worst, message=message)
+
+    def _draw(self, k: int) -> Array:
+        return self.rng.standard_normal(self.sum.point[k].shape)
+
+    def _unit(self, k: int, index: tuple[int, ...]) -> Array:
+        unit = np.zeros_like(self.sum.point[k])
+        unit[index] = 1
+        return unit
+
+    def _slope(self, directions: dict[int, Array], step: float, levels: int) -> Slope:
+        self.comparisons += 1
+        self.tick()
+        return self.sum.slope(directions, step, levels)
+
+    def _spread(self, k: int, count: int) -> list[tuple[int, ...]]:
+        """Elements from the smallest gradient to the largest, evenly by rank; and one that is 0."""
+        sizes = np.abs(self.gradients[k]).reshape(-1)
+        order = np.argsort(sizes, kind="stable")
+        zeros = int((sizes == 0).sum())
+        chosen = [order[self.rng.integers(zeros)]] if zeros and count else []
+        if zeros < sizes.size:
+            ranks = np.linspace(zeros, sizes.size - 1, count).round().astype(int)
+            chosen += [order[rank] for rank in sorted(set(ranks.tolist()))]
+        shape = self.gradients[k].shape
+        return [tuple(int(i) for i in np.unravel_index(int(at), shape)) for at in chosen]
 
     def _locate(self, k: int, direction: Array) -> tuple[int, ...]:
         """Halve the direction until the element with the error is left."""
@@ -178,44 +293,24 @@ class _Checker:
                 part = np.zeros(direction.size)
                 part[half] = direction.reshape(-1)[half]
                 part = part.reshape(direction.shape)
-                errors.append(abs(float((gradient * part).sum()) - self._slope({k: part})))
+                slope = self._slope({k: part}, self.step, 2)
+                errors.append(abs(float((gradient * part).sum()) - slope.value))
             flat = halves[int(np.argmax(errors))]
         return tuple(int(i) for i in np.unravel_index(int(flat[0]), direction.shape))
 
-    def _at(self, k: int, index: tuple[int, ...]) -> tuple[float, float]:
-        unit = np.zeros_like(self.point[k])
-        unit[index] = 1
-        return float(self.gradients[k][index]), self._slope({k: unit})
 
-    def _message(self, k: int, index: tuple[int, ...], formula: float, difference: float) -> str:
-        return (
-            f"gradcheck: gradient of {self.names[k]} at {list(index)}:"
-            f" formula {formula:.10g}, central difference {difference:.10g}"
-        )
-
-    def _slope(self, directions: dict[int, Array]) -> float:
-        """The slope of the weighted sum along `directions` (input -> array)."""
-        coarse, fine = (self._central(directions, self.step / n) for n in (1, 2))
-        self.comparisons += 1
-        return (4 * fine - coarse) / 3
-
-    def _central(self, directions: dict[int, Array], step: float) -> float:
-        plus, minus = (self._values(list(self._moved(directions, s))) for s in (step, -step))
-        _refuse_infinite(plus, "the output near the point")
-        _refuse_infinite(minus, "the output near the point")
-        return float(((plus - minus) * self.weights).sum()) / (2 * step)
-
-    def _moved(self, directions: dict[int, Array], step: float) -> Iterator[Array]:
-        for k, array in enumerate(self.point):
-            yield array + step * directions[k] if k in directions else array
-
-    def _values(self, arrays: list[Array]) -> Any:
-        tape = self.forward_only
-        tape.begin()
-        return np.array(to_numpy(self.fn(*(tape.constant(array) for array in arrays)).value))
+def _worse(a: InputErrors, b: InputErrors) -> InputErrors:
+    """Both together: the larger error, of either what was probed."""
+    return replace(
+        a if a.error >= b.error else b,
+        smallest=min(a.smallest, b.smallest),
+        largest=max(a.largest, b.largest),
+        limit=max(a.limit, b.limit),
+        probes=a.probes + b.probes,
+    )
 
 
-def _names(fn: Callable[..., Tensor], count: int) -> tuple[str, ...]:
+def _names(fn: Function, count: int) -> tuple[str, ...]:
     """The names of the first parameters of `fn`, where it tells them."""
     try:
         parameters = list(inspect.signature(fn).parameters.values())[:count]
@@ -225,10 +320,3 @@ def _names(fn: Callable[..., Tensor], count: int) -> tuple[str, ...]:
     if len(parameters) == count and all(p.kind in kinds for p in parameters):
         return tuple(p.name for p in parameters)
     return tuple(f"input {k}" for k in range(count))
-
-
-def _refuse_infinite(array: Array, what: str) -> None:
-    wrong = np.argwhere(~np.isfinite(array))
-    if len(wrong):
-        index = tuple(int(i) for i in wrong[0])
-        raise CheckFailed(f"gradcheck: {what} is {array[index]} at {list(index)}")

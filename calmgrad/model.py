@@ -81,7 +81,7 @@ class Model:
 
     While a trainer works on a GPU, weights and EWC data are there too. Then each of the buffers
     below is brought up to date when it is asked for, and what one writes into it counts from the
-    next step on; to read or write after a step, ask anew (docs/cuda.md).
+    next step on; to read or write after a step, ask anew (docs/gpu.md).
 
     Attributes:
         config: its sizes.

@@ -1,5 +1,6 @@
 """AdamW and SGD over the flat buffers (FORMATS §7)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -7,6 +8,8 @@ from calmgrad.backend import Backend
 from calmgrad.config import ModelConfig
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import segments
+
+Segment = tuple[int, int, bool]
 
 
 class Optimizer(Protocol):
@@ -43,12 +46,14 @@ class AdamW:
         p = p - lr * weight_decay * p - lr * m̂ / (sqrt(v̂) + eps)
 
     Attributes:
+        segments: `(start, stop, decay)` of each run of the flat buffer, as layout.segments gives
+            them for a model; of other networks `[(0, size, True)]`.
         m, v: flat moments in buffer order.
         step: updates done.
     """
 
     backend: Backend
-    config: ModelConfig
+    segments: Sequence[Segment]
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.999
@@ -58,13 +63,13 @@ class AdamW:
     step: int = 0
 
     def __post_init__(self) -> None:
-        xp, size = self.backend.xp, self.config.param_count
+        xp, size = self.backend.xp, self.segments[-1][1]
         self.m = xp.zeros(size, "float32")
         self.v = xp.zeros(size, "float32")
 
     def update(self, p: Array, g: Array, scale: float, lr: float) -> None:
         self.step += 1
-        for start, stop, decays in segments(self.config):
+        for start, stop, decays in self.segments:
             part = slice(start, stop)
             self.backend.kernels.adamw(
                 p[part], self.m[part], self.v[part], g[part],
@@ -75,7 +80,7 @@ class AdamW:
     def update_on_device(self, p: Array, g: Array, control: Array, max_norm: float) -> None:
         kernels: Any = self.backend.kernels
         kernels.judge(control, g, max_norm, self.beta1, self.beta2)
-        for start, stop, decays in segments(self.config):
+        for start, stop, decays in self.segments:
             part = slice(start, stop)
             kernels.adamw_step(
                 p[part], self.m[part], self.v[part], g[part], control,
@@ -96,13 +101,13 @@ class SGD:
     """
 
     backend: Backend
-    config: ModelConfig
+    segments: Sequence[Segment]
     weight_decay: float = 0.01
     step: int = 0
 
     def update(self, p: Array, g: Array, scale: float, lr: float) -> None:
         self.step += 1
-        for start, stop, decays in segments(self.config):
+        for start, stop, decays in self.segments:
             part = slice(start, stop)
             decay = self.weight_decay if decays else 0.0
             self.backend.kernels.sgd(p[part], g[part], scale, lr, decay)
@@ -110,7 +115,7 @@ class SGD:
     def update_on_device(self, p: Array, g: Array, control: Array, max_norm: float) -> None:
         kernels: Any = self.backend.kernels
         kernels.judge(control, g, max_norm, 0.0, 0.0)
-        for start, stop, decays in segments(self.config):
+        for start, stop, decays in self.segments:
             part = slice(start, stop)
             kernels.sgd_step(p[part], g[part], control, self.weight_decay if decays else 0.0)
 
@@ -136,9 +141,9 @@ def make_optimizer(
         ValueError: another name.
     """
     if name == "adam":
-        return AdamW(backend, config, weight_decay, beta1, beta2, eps)
+        return AdamW(backend, segments(config), weight_decay, beta1, beta2, eps)
     if name == "sgd":
-        return SGD(backend, config, weight_decay)
+        return SGD(backend, segments(config), weight_decay)
     raise ValueError(f"optimizer {name!r}: expected {' or '.join(OPTIMIZERS)}")
 
 

@@ -22,7 +22,16 @@ from calmgrad import memory
 from calmgrad.arena import address
 from calmgrad.backend import Backend, to_numpy
 from calmgrad.config import ModelConfig
-from calmgrad.cutting import SHARD_TOKENS, Shard, blocks, cut, pack, pack_targets
+from calmgrad.cutting import (
+    SHARD_TOKENS,
+    Shard,
+    blocks,
+    cut,
+    pack,
+    pack_targets,
+    target_shares,
+    targets_of,
+)
 from calmgrad.errors import OutOfMemoryError
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import views
@@ -33,7 +42,7 @@ from calmgrad.tape import Tape, Tensor
 
 __all__ = [
     "SHARD_TOKENS", "Head", "Runner", "Shard", "Worker", "cut", "embedding_head", "logits_head",
-    "loss_head", "pack", "pack_targets",
+    "loss_head", "pack", "pack_targets", "target_shares", "targets_of",
 ]  # fmt: skip
 
 
@@ -376,8 +385,8 @@ def _too_large(
     fitting = int(0.9 * room / memory.bytes_of_a_token(config))
     if fitting >= tokens:  # the forecast was too low
         fitting = tokens // 2
-    advice = "no batch fits: something else holds its memory"
-    if fitting >= 1:
+    advice = "not even one sequence fits: something else holds the memory"
+    if sequences > 1 and fitting >= 1:
         advice = f"about {fitting:,} tokens would fit: batch_tokens = {fitting}"
         if fitting * sequences // tokens >= 1:
             advice += f", or batch_size = {fitting * sequences // tokens}"

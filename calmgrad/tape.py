@@ -8,13 +8,17 @@ to by the others, and given back as soon as the op that made it is done: so few 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 from calmgrad.arena import Arena, Pool, address
-from calmgrad.backend import Backend
+from calmgrad.backend import Backend, Name, load
 from calmgrad.kernels.protocol import Array
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Tensor:
@@ -50,6 +54,12 @@ class Tensor:
         """The gradient, same shape as the value; None where nothing has flowed back."""
         self._settle()
         return self._buffer if self._filled else None
+
+    def __array__(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("a Tensor is not an array: use its .value, or a function of calmgrad.ops")
+
+    def __array_ufunc__(self, ufunc: object, *_: object, **__: object) -> NoReturn:
+        self.__array__()
 
     def gradient(self) -> AbstractContextManager[Array]:
         """`with x.gradient() as dx:` an array to write this op's share of the gradient to.
@@ -170,19 +180,24 @@ class _Scratch:
 
 @dataclass(slots=True)
 class Step:
-    """One op on the tape: its name, where in the network it stands, and its way back."""
+    """One op on the tape: its name, where in the network it stands, and its way back.
+
+    `inputs` and `saved`, each by the name that the op has for it, are for observers alone.
+    """
 
     op: str
     scope: str
     output: Tensor
     backward: Callable[[], None]
+    inputs: Mapping[str, Tensor]  # weights are among them
+    saved: Mapping[str, Array]  # what the op keeps for its way back, besides
 
 
 class Tape:
     """The steps of one forward pass, and the memory its values and gradients live in.
 
     Args:
-        backend: arrays and kernels to compute with.
+        backend: arrays and kernels to compute with, or their name, "reference" or "cpu".
         dtype: "float32" or "float64".
         record: False for a forward pass alone, which frees memory as it goes.
 
@@ -192,14 +207,18 @@ class Tape:
             traces and the search for the first NaN.
     """
 
-    def __init__(self, backend: Backend, dtype: str = "float32", record: bool = True) -> None:
-        self.backend = backend
+    def __init__(
+        self, backend: Backend | Name = "cpu", dtype: str = "float32", record: bool = True
+    ) -> None:
+        self.backend = load(backend) if isinstance(backend, str) else backend
         self.dtype = dtype
         self.recording = record
-        self.values = Arena(backend.xp, dtype)
-        self.pool = Pool(backend.xp, dtype)
+        tight = self.backend.device is not None
+        self.values = Arena(self.backend.xp, dtype, tight)
+        self.pool = Pool(self.backend.xp, dtype, tight)
         self.steps: list[Step] = []
         self.scope = ""
+        self._gone_back = False
         self.observer: Callable[[str, Step], None] | None = None
         self.parameters: list[Tensor] = []
 
@@ -213,6 +232,7 @@ class Tape:
         for step in self.steps:  # a circle of references would keep the arena's old blocks alive
             step.output._views.clear()
         self.steps.clear()
+        self._gone_back = False
         self.values.reset()
         self.pool.reset()
         for parameter in self.parameters:
@@ -250,11 +270,26 @@ class Tape:
         """`with tape.scratch(n) as work:` n uninitialised elements."""
         return _Scratch(self.pool, size)
 
-    def record(self, op: str, output: Tensor) -> Callable[[Callable[[], None]], None]:
-        """Decorate the backward step of `op`, right after its forward computation."""
+    def record(
+        self,
+        op: str,
+        output: Tensor,
+        inputs: Mapping[str, Tensor] = NOTHING,
+        saved: Mapping[str, Array] = NOTHING,
+    ) -> Callable[[Callable[[], None]], None]:
+        """Decorate the backward step of `op`, right after its forward computation.
+
+        Those who look on (traces, explanations) see what `inputs` and `saved` name.
+
+        Raises:
+            ValueError: an input is a tensor of another tape.
+        """
+        for name, x in inputs.items():
+            if x.tape is not self:
+                raise ValueError(f"{op}: {name} is a tensor of another tape")
 
         def append(backward: Callable[[], None]) -> None:
-            step = Step(op, self.scope, output, backward)
+            step = Step(op, self.scope, output, backward, inputs, saved)
             if self.recording:
                 self.steps.append(step)
             if self.observer is not None:
@@ -278,19 +313,49 @@ class Tape:
                 moved.value[...] = copy.reshape(x.shape)
         return moved
 
-    def backward(self, output: Tensor, seed: Array) -> None:
+    def backward(self, output: Tensor, seed: Array | None = None) -> None:
         """Carry the gradient `seed` of `output` back to every parameter of the tape.
 
-        Afterwards each parameter's gradient holds that of this pass: 0 where none arrived.
+        Afterwards each parameter's gradient holds that of this pass: 0 where none arrived. The
+        seed of a single number is 1 if not given.
+
+        Raises:
+            ValueError: no seed for more than one number; an output of another tape; a tape that
+                does not record; or the second time after one forward pass.
         """
+        self._check_start(output, seed)
+        self._gone_back = True
         with output.gradient() as gradient:
-            gradient[...] = seed
+            gradient[...] = 1 if seed is None else seed
         for step in reversed(self.steps):
             if step.output.grad is not None:
-                step.backward()
-                if self.observer is not None:
-                    self.observer("backward", step)
-                step.output.drop()
+                self._go_back(step)
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter._open()[0].fill(0)
+
+    def _go_back(self, step: Step) -> None:
+        try:
+            step.backward()
+        except Exception as error:
+            where = f" in {step.scope}" if step.scope else ""
+            error.add_note(f"in the backward step of {step.op}{where}")
+            raise
+        if self.observer is not None:
+            self.observer("backward", step)
+        step.output.drop()
+
+    def _check_start(self, output: Tensor, seed: Array | None) -> None:
+        if output.tape is not self:
+            raise ValueError("backward: the output was computed on another tape")
+        if not self.recording:
+            raise ValueError("backward: the tape does not record (record=False)")
+        if self._gone_back:
+            raise ValueError(
+                "backward: this pass has gone back already; begin() and compute the output again"
+            )
+        if seed is None and output.value.size != 1:
+            raise ValueError(
+                f"backward: the output has shape {output.shape}: expected a seed of this shape,"
+                " or a single number, as basic.sum makes it"
+            )

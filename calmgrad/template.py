@@ -83,7 +83,7 @@ class Template:
 
     @property
     def text_fields(self) -> tuple[str, ...]:
-        """The fields whose value is one text: no lists, and nothing inside repeated entries."""
+        """The fields whose value is one text; no lists, and nothing inside repeated entries."""
         names, lists = [], set()
         for entry in self.entries:
             if entry.kind == "frame":

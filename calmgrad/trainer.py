@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from calmgrad import backend as backends
 from calmgrad import devices, ewc, fisher, nan_search, trainer_state
 from calmgrad.config import rules_named
-from calmgrad.cutting import SHARD_TOKENS, Shard, seeds_of
+from calmgrad.cutting import SHARD_TOKENS, Shard, seeds_of, target_shares
 from calmgrad.errors import CalmgradError, DivergedError
 from calmgrad.formats import checkpoint as checkpoints
 from calmgrad.formats.checkpoint import Checkpoint
@@ -48,7 +48,7 @@ class Trainer:
             over all targets of the batch; None: as the rules say.
         rules: "c-engine" or "calm-mamba": whose answer counts where they differ (config.Rules).
         threads: shards worked on at once; None: one for each core. Results do not depend on it.
-        device: "cpu"; "cuda" or "cuda:1", a GPU (docs/cuda.md); "auto": what CALMGRAD_DEVICE
+        device: "cpu"; "cuda" or "cuda:1", a GPU (docs/gpu.md); "auto": what CALMGRAD_DEVICE
             says, else a GPU if there is one that can be used.
         matmul_precision: of a GPU's products: "float32"; or "tf32", "bf16", which round factors.
         shard_tokens: about how many tokens a thread works on at a time. (A GPU works on a batch
@@ -583,10 +583,8 @@ class Trainer:
         self, counts: NDArray[np.int64], parts: Sequence[int] | None
     ) -> NDArray[np.float64]:
         """Weight of one target of each sequence in the batch's loss."""
-        if self.reduction == "sequence":
-            return np.asarray(1 / (np.maximum(counts, 1) * counts.size))
-        if not self.rules.equal_parts or parts is None:
-            return np.full(counts.size, 1 / max(int(counts.sum()), 1))
+        if self.reduction == "sequence" or not self.rules.equal_parts or parts is None:
+            return target_shares(counts, self.reduction)
         of_part = np.repeat(np.arange(len(parts)), parts)
         tokens = np.bincount(of_part, counts, len(parts))
         return np.asarray(1 / np.maximum(tokens, 1)[of_part] / len(parts))

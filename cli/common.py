@@ -176,7 +176,7 @@ def device_options(default: str) -> Callable[[_Command], _Command]:
             type=DeviceName(),
             default=default,
             show_default=True,
-            help="Where to compute (docs/cuda.md).",
+            help="Where to compute (docs/gpu.md).",
         )(command)
 
     return add

@@ -3,7 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -190,3 +191,25 @@ def display() -> Iterator[Lines | Panel]:
         if live.is_started:
             with suppress(OSError):
                 live.stop()
+
+
+@contextmanager
+def progress(what: str, unit: str) -> Iterator[Callable[[int, int], Any]]:
+    """A function to tell (done, total) to: a bar on a terminal, else a line every ten seconds."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 10:
+            last = time.monotonic()
+            say(f"         {done:,} of {total:,} {unit}")
+
+    yield report

@@ -1,11 +1,9 @@
 """calmgrad fisher"""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +17,7 @@ from calmgrad.cli.common import (
     say,
     threads_option,
 )
+from calmgrad.cli.display import progress
 from calmgrad.errors import usage_errors
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def command(
         Trainer(
             model, threads=threads, device=device, matmul_precision=matmul_precision
         ) as trainer,
-        progress() as report,
+        progress("fisher", "sequences") as report,
     ):
         if trainer.device.index is not None:
             say(f"device   {trainer.told}")
@@ -115,27 +114,3 @@ def command(
         "without_effect": int((model.fisher == 0).sum()),
     }
     emit(values | ({"seconds": round(seconds, 3)} if as_json else {}), as_json)
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[int, int], Any]]:
-    """What shows the sequences done: a bar on a terminal, else a line every ten seconds."""
-    import sys
-
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("fisher", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    last = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            say(f"         {done:,} of {total:,} sequences")
-
-    yield report

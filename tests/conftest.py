@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from calmgrad import nvidia
 from calmgrad.backend import NAMES, Backend, load
 
 ROOT = Path(__file__).parents[1]
+
+if nvidia.driver().devices:  # "auto" means the CPU, also where there is a GPU
+    os.environ.setdefault("CALMGRAD_DEVICE", "cpu")
 
 # The first call of a kernel compiles it, which takes seconds; hence no deadlines.
 UNHURRIED = [HealthCheck.too_slow, HealthCheck.data_too_large]

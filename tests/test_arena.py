@@ -90,3 +90,16 @@ def test_a_pool_forgets_what_waits_when_all_is_freed() -> None:
     pool.reset()
     taken = [pool.take((5,)) for _ in range(3)]
     assert len({address(array) for array in taken}) == 3
+
+
+@given(st.lists(st.integers(1, 60_000), min_size=1, max_size=12), st.sampled_from(["f4", "f8"]))
+def test_a_tight_one_takes_what_is_needed(sizes: list[int], dtype: str) -> None:
+    arena = Arena(np, dtype, tight=True)
+    step = ALIGN // np.dtype(dtype).itemsize
+    needed = sum(-(-size // step) * step for size in sizes)
+    for _ in range(3):
+        arena.reset()
+        for size in sizes:
+            arena.take((size,))
+    assert len(arena._blocks) == 1
+    assert needed <= arena.capacity <= max(needed, 1 << 14)

@@ -2,6 +2,7 @@
 kernels over flat buffers. What each op computes on them is tested with the other backends, in
 tests/ops."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -11,11 +12,11 @@ import pytest
 
 from calmgrad.backend import load
 from calmgrad.kernels.cuda import CudaKernels
-from calmgrad.kernels.protocol import CHUNK, Array
+from calmgrad.kernels.protocol import CHUNK, Array, Kernels
+from calmgrad.op_cases import BUILDERS, Sizes, cases
 from tests.cuda_on_cpu.device import EmulatedDevice, compiler, emulated
 from tests.cuda_on_cpu.mistakes import MISTAKES, quick
 from tests.cuda_on_cpu.updates import expected_steps, run_steps, run_updates
-from tests.ops.cases import BUILDERS, Sizes, cases
 from tests.ops.helpers import assert_near, run
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
@@ -88,6 +89,16 @@ def test_there_are_mistakes_in_every_source() -> None:
     assert sources == {mistake.op for mistake in MISTAKES}
     assert len(MISTAKES) >= 90
     assert 10 <= len(quick()) <= 20
+
+
+def test_they_are_called_as_the_other_backends_are() -> None:
+    """All kernels but those for one token at a time, which stay on the CPU."""
+    for name, method in inspect.getmembers(Kernels, inspect.isfunction):
+        if name.startswith(("_", "decode_", "choose")):
+            continue
+        expected = list(inspect.signature(method).parameters)
+        found = list(inspect.signature(getattr(CudaKernels, name)).parameters)
+        assert found == expected, name
 
 
 # The emulator itself.

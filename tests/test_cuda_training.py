@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import calmgrad
 from calmgrad import backend as backends
+from calmgrad import memory
 from calmgrad.errors import DivergedError, OutOfMemoryError
 from calmgrad.gradient_check import gradcheck
 from calmgrad.layout import layout, views
@@ -42,6 +43,16 @@ def batch(seed: int = 0, count: int = 3) -> Batch:
     return sequences, [int(rng.integers(0, s.size - 1)) for s in sequences]
 
 
+def first_of_batch() -> tuple[NDArray[np.int64], int]:
+    sequences, positions = batch()
+    return sequences[0], positions[0]
+
+
+def updated(trainer: calmgrad.Trainer) -> int:
+    trainer.update()
+    return trainer.updates
+
+
 def with_ewc(trainer: calmgrad.Trainer) -> None:
     trainer.compute_fisher(*batch(5))
     assert trainer.model.anchor is not None
@@ -52,8 +63,8 @@ def with_ewc(trainer: calmgrad.Trainer) -> None:
 
 USES: dict[str, Use] = {
     "step": lambda t: [t.step(*batch(i)) for i in range(3)],
-    "accumulate": lambda t: (t.accumulate(*[x[0] for x in batch()]), t.accumulate([1, 2]),
-                             t.update()),
+    "accumulate": lambda t: [t.accumulate(*first_of_batch()), t.accumulate([1, 2]),
+                             updated(t)],
     "contrastive": lambda t: [t.contrastive_step(batch()[0], batch(1)[0], pool=how)
                               for how in ("mean", "last")],
     "fisher": lambda t: t.compute_fisher(*batch()),
@@ -64,7 +75,7 @@ USES: dict[str, Use] = {
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_as_on_the_cpu(device: EmulatedDevice, use: str, optimizer: str) -> None:
-    found = []
+    found: list[Any] = []
     for where in ("cpu", "cuda"):
         model = small()
         # With a small eps Adam's first steps go by the sign of the gradient alone: where it is
@@ -228,7 +239,7 @@ def test_what_the_host_writes_counts_and_what_it_reads_is_new(stand_in: Emulated
         model.parameters["ln_f.weight"][...] = 3
         assert trainer.step(*batch()) != pytest.approx(first, rel=1e-4)
         trainer.zero_grad()
-        trainer.accumulate(*[x[0] for x in batch()])
+        trainer.accumulate(*first_of_batch())
         gradient = trainer.grads.copy()
         assert gradient.any()
         assert np.shares_memory(trainer.get_grad("blocks.0.mixer.D"), trainer.grads)
@@ -263,7 +274,7 @@ def test_ewc_data_are_kept_in_step(stand_in: EmulatedDevice) -> None:
 def test_arrays_of_a_device_are_taken(stand_in: EmulatedDevice) -> None:
     asarray = stand_in.xp.asarray
     sequences, positions = batch()
-    there = [asarray(s) for s in sequences]
+    there: Any = [asarray(s) for s in sequences]
     for array in there:
         array.__cuda_array_interface__ = {}
     losses = []
@@ -343,19 +354,30 @@ def test_a_batch_is_one_shard_as_far_as_memory_goes(
 ) -> None:
     gradients = []
     data = batch(0, 400)
-    for memory in (1 << 34, 1 << 20):
-        monkeypatch.setattr(stand_in, "memory", lambda memory=memory: (memory, memory))
+    for room in (1 << 34, 1 << 20):
+        monkeypatch.setattr(stand_in, "memory", lambda room=room: (room, room))
         with calmgrad.Trainer(small(), device="cuda", threads=7) as trainer:
             assert trainer.threads == 1
             shards, _ = trainer.runner.pack_targets(*data)
-            assert (len(shards) == 1) == (memory > 1 << 30)
+            assert (len(shards) == 1) == (room > 1 << 30)
             rows = [row for shard in shards for row in shard.rows]
             assert rows == sorted(rows)
-            assert all(shard.tokens.size <= 1024 for shard in shards if memory < 1 << 30)
+            assert all(shard.tokens.size <= 1024 for shard in shards if room < 1 << 30)
             trainer.step(*data)
             gradients.append(trainer.grads.copy())
     largest = np.abs(gradients[0]).max()
     np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-3, atol=1e-6 * largest)
+
+
+def test_the_forecast_is_what_the_tapes_take(device: EmulatedDevice) -> None:
+    model = small(d_model=32, n_layers=2, d_state=16)
+    sequences = [np.arange(38) for _ in range(4)]
+    with calmgrad.Trainer(model, device="cuda") as trainer:
+        for _ in range(2):
+            trainer.step(sequences, [0] * 4)
+        [worker] = trainer.runner._workers
+        needed = memory.activations(model.config, 4 * 37, 4)
+        assert worker.held() == pytest.approx(needed, rel=0.1)
 
 
 def test_out_of_memory_says_what_would_fit(
@@ -366,9 +388,9 @@ def test_out_of_memory_says_what_would_fit(
         trainer.step(*batch())
         before = model.weights.copy()
         free = 300_000
-        empty = type(stand_in.xp).empty
+        empty: Any = type(stand_in.xp).empty
 
-        def bounded(shape: Any, dtype: Any = float) -> DeviceArray:
+        def bounded(shape: Any, dtype: Any = float) -> Any:
             if np.prod(shape) * np.dtype(dtype).itemsize > free:
                 raise MemoryError("Out of memory allocating 1,234 bytes")
             return empty(shape, dtype)
@@ -422,7 +444,7 @@ def test_staging(stand_in: EmulatedDevice) -> None:
     staging = Staging(stand_in)
     rng = np.random.default_rng(0)
     for count in (3, 700, 5, 40 * LEAST, 1, 0):
-        arrays = [rng.integers(0, 99, count), rng.random(count).astype(np.float32),
+        arrays: list[Any] = [rng.integers(0, 99, count), rng.random(count).astype(np.float32),
                   rng.random(2 * count)]  # fmt: skip
         for array, sent in zip(arrays, staging.send(arrays), strict=True):
             assert sent.dtype == array.dtype

@@ -12,6 +12,7 @@ from calmgrad import backend as backends
 from calmgrad import devices, nvidia
 from calmgrad.cli import doctor_gpu
 from calmgrad.errors import DeviceError, OutOfMemoryError
+from calmgrad.kernels.cuda.device import CupyDevice
 from calmgrad.nvidia import Driver
 from tests.cuda_on_cpu.device import EmulatedDevice
 from tests.cuda_on_cpu.fixtures import stand_in
@@ -193,6 +194,9 @@ def test_auto_takes_a_gpu_that_works(machine: Machine, monkeypatch: pytest.Monke
     monkeypatch.setenv(devices.ENVIRONMENT, "cuda:1")
     assert devices.resolve("auto").name == "cuda:1"
     assert devices.resolve("cpu").name == "cpu"
+    monkeypatch.setenv(devices.ENVIRONMENT, "tpu")
+    with pytest.raises(DeviceError, match="CALMGRAD_DEVICE='tpu': expected auto, cpu"):
+        devices.resolve("auto")
 
 
 def test_auto_takes_the_cpu_where_none_works_and_says_why(machine: Machine) -> None:
@@ -237,7 +241,7 @@ def looked_at() -> dict[str, tuple[str, str, str]]:
 
 def test_doctor_sees_each_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(GPU, ["cupy-cuda13x"])
-    monkeypatch.setattr(devices.CupyDevice, "memory", lambda _: (10**11, 14 * 10**10))
+    monkeypatch.setattr(CupyDevice, "memory", lambda _: (10**11, 14 * 10**10))
     found = looked_at()
     assert found["CUDA toolkit"] == ("ok", "NVRTC 13.0, CUDA runtime 13.2, cuBLAS", "")
     for name in ("cuda:0", "cuda:1"):

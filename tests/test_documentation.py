@@ -22,9 +22,12 @@ from calmgrad import settings
 from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
 from calmgrad.search import Index
+from docs import draw
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BUILT = ROOT / "docs" / "_build"
+PAGES = [ROOT / "README.md"]
+PAGES += sorted(page for page in (ROOT / "docs").rglob("*.md") if BUILT not in page.parents)
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGES.md"]
 COMMAND_PAGE = ROOT / "docs" / "commands.md"
 TRAIN_PAGES = [ROOT / "docs" / "training.md", ROOT / "docs" / "configuration.md"]
@@ -64,7 +67,7 @@ export API_TOKEN=4f9a1c77
 #1700000064
 git push
 """
-LANGUAGES = {"sh", "console", "text", "python", "toml", "yaml"}
+LANGUAGES = {"sh", "console", "text", "python", "toml", "yaml", "math"}
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")  # as in `calmgrad COMMAND --help`
 FLAG = re.compile(r"(?<![\w-])(?:--[a-z][a-z0-9-]*|-[a-zA-Z])(?![\w-])")
 SPAN = re.compile(r"`([^`\n]+)`")
@@ -162,6 +165,9 @@ def runnable() -> list[Any]:
     return list(found.values())
 
 
+WITH_PYTHON = list(dict.fromkeys(block.page for block in BLOCKS if block.language == "python"))
+
+
 def blocks(language: str) -> list[Any]:
     return [pytest.param(b, id=b.name) for b in BLOCKS if b.language == language]
 
@@ -201,7 +207,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("history.txt", ".bash_history"):
         (folder / name).write_text(HISTORY, encoding="utf-8")
     recipes = [name for recipe in RECIPES for name in (recipe, f"{recipe}_val")]
-    for name in ("train", "train_val", "test", "more", "new", "words", *recipes):
+    for name in ("train", "train_val", "test", "more", "new", "words", "history", *recipes):
         calmgrad.write_dataset(folder / f"{name}.ctds", sequences, positions)
     for path, part in (("part.ctds", slice(0, 12)), ("part_val.ctds", slice(12, 24))):
         calmgrad.write_dataset(folder / path, sequences[part], positions[part])
@@ -217,7 +223,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         sizes: dict[str, Any] = dict(model="new", d_model=16, n_layers=1)
         calmgrad.train(dataset="train.ctds", max_steps=2, save_dir="runs/nano-1", **sizes)
-    for name in ("mini", "demo-1", "lm", *RECIPES):
+    for name in ("mini", "demo-1", "history", "lm", *RECIPES):
         shutil.copytree(folder / "runs" / "nano-1", folder / "runs" / name)
     shutil.copy(folder / "test.ctds", folder / "runs" / "demo-1" / "validation.ctds")
     for block in BLOCKS:
@@ -275,8 +281,9 @@ def test_every_block_names_its_language() -> None:
 # --- code and settings ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", blocks("python"))
-def test_python_runs(block: Block, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
+def test_python_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The blocks of a page one after the other: later ones may use what earlier ones made."""
     sequences, positions = some_sequences()
     given = {
         "calmgrad": calmgrad,
@@ -284,10 +291,12 @@ def test_python_runs(block: Block, folder: Path, capsys: pytest.CaptureFixture[s
         "sequences": sequences,
         "cmd_positions": positions,
     }
-    # With the line numbers of the page, for tracebacks.
-    code = compile("\n" * (block.line - 1) + block.text, str(block.page), "exec")
-    exec(code, given)
-    assert bool(capsys.readouterr().out) == ("print(" in block.text)
+    for block in BLOCKS:
+        if (block.page, block.language) == (page, "python"):
+            # With the line numbers of the page, for tracebacks.
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            exec(code, given)
+            assert bool(capsys.readouterr().out) == ("print(" in block.text), block.name
 
 
 @pytest.mark.parametrize("block", [*blocks("toml"), *blocks("yaml")])
@@ -456,3 +465,43 @@ def test_the_readme_shows_the_recorded_demo() -> None:
     assert shown[begin].startswith(f"trained {STEPS:,} steps in ")
     assert f"in {STEPS:,} steps" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{STEPS:,} if not given" in sections_of(COMMAND_PAGE)["demo"]
+
+
+# --- contents, pictures, links --------------------------------------------------------------------
+
+
+def test_every_page_is_in_the_contents() -> None:
+    index = ROOT / "docs" / "index.md"
+    named = {
+        target.partition("#")[0] for _, line in prose_of(index) for target in LINK.findall(line)
+    }
+    found = [*PAGES[1:], *(ROOT / "docs" / "notebooks").glob("*.ipynb")]
+    pages = {page.relative_to(index.parent).as_posix() for page in found} - {"index.md"}
+    assert not pages - named
+
+
+def test_every_operation_is_derived() -> None:
+    for path in (ROOT / "calmgrad" / "ops").glob("[a-z]*.py"):
+        page = ROOT / "docs" / "ops" / f"{path.stem}.md"
+        assert page.exists(), f"derive its backward formula in {page}"
+        for name in re.findall(r"^def ([a-z]\w*)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert name in page.read_text(encoding="utf-8")
+        assert page in WITH_PYTHON, f"{page}: check the formula"
+
+
+@pytest.mark.parametrize("name", draw.PICTURES)
+def test_the_pictures_are_those_of_the_source(name: str) -> None:
+    """Else: run `python docs/draw.py`."""
+    content = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert content == draw.PICTURES[name]()
+
+
+def test_links_out_of_the_project_are_known() -> None:
+    """They are not followed here: whoever adds one has looked at it."""
+    found = set()
+    for page in LINKED:
+        for _, line in prose_of(page):
+            found |= {t for t in LINK.findall(line) if re.match(r"[a-z]+:", t)}
+    assert {
+        re.sub(r"^https://arxiv\.org/abs/\d{4}\.\d{4,5}$", "arxiv", link) for link in found
+    } <= {"arxiv"}

@@ -1,5 +1,6 @@
 """benchmarks.gpu_check, rehearsed on the emulator: it runs, and what is wrong does not pass."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -145,8 +146,20 @@ def test_runs_that_differ_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([[1.0], [1.0 + 1e-15]])
     weights = SimpleNamespace(tobytes=lambda: b"same")
     monkeypatch.setattr(network, "_steps", lambda *_: (next(losses), [], weights))
+    monkeypatch.setattr(network, "_ops_that_differ", lambda _: [])
     with pytest.raises(Failed, match="two runs differ"):
         network.determinism(Subject(emulated=True))
+
+
+@needs_compiler
+def test_ops_that_differ_do_not_pass() -> None:
+    calls = itertools.count()
+
+    def change(y: Any, *_: Any) -> None:
+        y.held.flat[-1] *= 1 + 1e-6 * next(calls)
+
+    with pytest.raises(Failed, match=r"the second time: gelu\.gelu$"):
+        network.determinism(broken("gelu_forward", change))
 
 
 class FakeCuda:

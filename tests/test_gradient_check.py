@@ -1,6 +1,7 @@
 """The check itself: it finds what is wrong, says where, and lets pass what is right."""
 
 import inspect
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -79,7 +80,8 @@ def test_a_forgotten_gradient_is_found() -> None:
     def fn(x: Tensor, w: Tensor) -> Tensor:
         return basic.matmul(x, w.value)  # w as a constant
 
-    with pytest.raises(CheckFailed, match=r"gradient of w at .*: formula 0, central difference"):
+    message = r"gradient of w at .*: formula 0, central difference .*; nothing flowed back to w"
+    with pytest.raises(CheckFailed, match=message):
         gradcheck(fn, X, W)
 
 
@@ -94,6 +96,79 @@ def test_large_and_small_points() -> None:
 
 
 @pytest.mark.parametrize("full", [False, True])
+def test_probes_see_an_error_in_the_smallest_gradients() -> None:
+    scale = np.geomspace(1e-9, 1, X.size).reshape(X.shape)
+
+    def fn(x: Tensor) -> Tensor:
+        return basic.mul(basic.tanh(wrong_at(x, (0, 0), 1e-10)), scale)
+
+    gradcheck(fn, X)  # drowned by the others
+    with pytest.raises(CheckFailed, match=r"gradient of x at \[0, 0\]: formula"):
+        gradcheck(fn, X, probes=5)
+    [found] = gradcheck(lambda x: basic.mul(basic.tanh(x), scale), X, probes=5).inputs
+    assert found.probes == 5
+    assert found.smallest < 1e-7 < 1e-2 < found.largest
+
+
+def test_probes_of_a_gradient_of_zeros() -> None:
+    result = gradcheck(lambda x: basic.mul(x, np.zeros((5, 4))), X, probes=3)
+    assert result.worst["x"] == 0
+    assert result.inputs[0].probes == 1
+
+
+def other_backward(name: str, write: Callable[[Tensor, Array], None]) -> Callable[..., Tensor]:
+    """The identity, with a backward of its own."""
+
+    def op(x: Tensor) -> Tensor:
+        y = x.tape.empty(x.shape)
+        y.value[...] = x.value
+
+        @x.tape.record(name, y)
+        def backward() -> None:
+            write(x, y.grad)
+
+        return y
+
+    return op
+
+
+def test_a_gradient_that_is_not_all_written_is_found() -> None:
+    def partly(x: Tensor, dy: Array) -> None:
+        with x.gradient() as dx:
+            dx[:-1] = dy[:-1]
+
+    with pytest.raises(CheckFailed, match=r"gradient of x is nan at \[4, 0\]; .* does not write"):
+        gradcheck(other_backward("partly", partly), X)
+
+
+def test_a_gradient_that_overwrites_is_found() -> None:
+    def overwrite(x: Tensor, dy: Array) -> None:
+        x.gradient_to_add()[0][...] = dy
+
+    with pytest.raises(CheckFailed, match=r"after two, expected twice as much: backward must add"):
+        gradcheck(other_backward("overwrite", overwrite), X)
+
+
+def test_a_changed_input_is_found() -> None:
+    def change(x: Tensor, dy: Array) -> None:
+        x.value[0, 0] += 1
+        with x.gradient() as dx:
+            dx[...] = dy
+
+    with pytest.raises(CheckFailed, match="fn or its backward has changed its input x"):
+        gradcheck(other_backward("change", change), X)
+
+
+def test_an_error_in_backward_names_the_op() -> None:
+    def fails(x: Tensor, dy: Array) -> None:
+        with x.gradient() as dx:
+            dx[...] = dy[:, :2]
+
+    with pytest.raises(ValueError, match="could not broadcast") as caught:
+        gradcheck(other_backward("my_op", fails), X)
+    assert caught.value.__notes__ == ["in the backward step of my_op"]
+
+
 def test_nan_and_infinity_fail(full: bool) -> None:
     spoilt = X.copy()
     spoilt[1, 2] = np.nan

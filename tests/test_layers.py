@@ -29,10 +29,11 @@ LAYERS = [
     "optim schedule ewc update fisher",
     "trainer trainer_state",
     "settings settings_schema settings_yaml",
-    "data demo demo_session demo_vocabulary history evaluation loop gradient_check parity explain"
+    "data demo demo_session demo_vocabulary history evaluation loop gradient_check differences op_cases"
+    " model_check planted_errors parity explain"
     " plots continual rundir starting training conversion dataset_statistics dataset_editing"
     " redaction retrieval contrastive texts search suggestions ceilings op_profile events run"
-    " run_state resume saving telling",
+    " run_state resume saving telling trace",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

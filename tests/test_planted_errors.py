@@ -27,11 +27,11 @@ from calmgrad.backend import load
 from calmgrad.errors import CheckFailed
 from calmgrad.gradient_check import gradcheck
 from calmgrad.kernels.cpu import compile as kernel_compiler
+from calmgrad.op_cases import Sizes, cases
 from calmgrad.ops.basic import add, mul
 from calmgrad.ops.linear import linear
 from calmgrad.tape import Tensor
 from tests.faults.mistakes import MORE
-from tests.ops.cases import Sizes, cases
 from tests.ops.helpers import assert_same_pass, run
 
 ROOT = Path(__file__).parents[1]
@@ -209,7 +209,8 @@ MISTAKES = [
         "dx[start:stop] = dy[b] / float(stop - start)",
         "dx[start : stop - 1] = dy[b] / float(stop - start)",
     ),
-    op("l2_normalize", "dy - y.value * along", "dy - along"),
+    reference("l2_normalize", "dy - y * along", "dy - along"),
+    cpu("select_rows", "dx[t, c] = dy[k, c]", "dx[t, c] = dy[0, c]"),
     op("infonce", "-= 2 * xp.eye(", "-= xp.eye("),
     op("infonce", "matmul(dp, dscores.T, queries", "matmul(dp, dscores, queries"),
     # Products and the tape.

@@ -11,6 +11,7 @@ from calmgrad.backend import Backend
 from calmgrad.gradient_check import gradcheck
 from calmgrad.kernels.protocol import Array
 from calmgrad.ops.basic import add, concatenate, exp, matmul, mul, tanh
+from calmgrad.ops.basic import sum as total
 from calmgrad.ops.gelu import gelu
 from calmgrad.ops.layer_norm import layer_norm
 from calmgrad.ops.linear import linear
@@ -384,3 +385,53 @@ def test_constants_are_copied_in_the_dtype_of_the_tape(
     assert_array_equal(tensor.value, value)
     array = np.ones((2, 2), dtype)
     assert not np.shares_memory(Tape(backend, dtype).constant(array).value, array)
+
+
+def test_a_number_needs_no_seed(backend: Backend) -> None:
+    tape = tape_of(backend)
+    x = tape.constant(X)
+    tape.backward(total(mul(x, x)))
+    assert_allclose(x.grad, 2 * X)
+
+
+def test_wrong_use_is_told(backend: Backend) -> None:
+    tape, other = tape_of(backend), tape_of(backend)
+    x = tape.constant(X)
+    y = mul(x, 2)
+    with pytest.raises(ValueError, match=r"output has shape \(4, 6\): expected a seed"):
+        tape.backward(y)
+    with pytest.raises(ValueError, match="computed on another tape"):
+        other.backward(y, np.ones(X.shape))
+    with pytest.raises(ValueError, match="mul: the arguments are tensors of 2 tapes"):
+        mul(x, other.constant(X))
+    with pytest.raises(ValueError, match="linear: weight is a tensor of another tape"):
+        linear(x, other.constant(X.T))
+    with pytest.raises(ValueError, match="does not record"):
+        silent = Tape(backend, record=False)
+        silent.backward(silent.constant(1.0))
+    tape.backward(y, np.ones(X.shape))
+    with pytest.raises(ValueError, match="has gone back already"):
+        tape.backward(y, np.ones(X.shape))
+    tape.begin()
+    tape.backward(mul(tape.constant(X), 2), np.ones(X.shape))
+
+
+def test_a_tensor_is_not_an_array(backend: Backend) -> None:
+    x = tape_of(backend).constant(X)
+    uses: list[Callable[[], object]] = [
+        lambda: np.exp(x),  # type: ignore[call-overload]
+        lambda: np.mean(x),  # type: ignore[call-overload]
+        lambda: X @ x,  # type: ignore[operator]
+        lambda: np.asarray(x),
+        lambda: np.empty((4, 6)).__setitem__(..., x),
+    ]
+    for use in uses:
+        with pytest.raises(TypeError, match=r"a Tensor is not an array: use its \.value"):
+            use()
+
+
+def test_a_tape_takes_a_backend_s_name() -> None:
+    assert Tape().backend.name == "cpu"
+    assert Tape("reference").backend.name == "reference"
+    with pytest.raises(ValueError, match="unknown backend 'gpu'"):
+        Tape("gpu")  # type: ignore[arg-type]

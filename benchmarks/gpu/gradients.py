@@ -6,7 +6,7 @@ from benchmarks.gpu.kernels import TINY_WIDTHS, ops
 from benchmarks.gpu.subject import Failed, Subject
 from calmgrad.errors import CheckFailed
 from calmgrad.gradient_check import gradcheck
-from tests.ops.cases import Sizes, cases
+from calmgrad.op_cases import Sizes, cases
 
 SIZES = Sizes((20, 1, 18), **TINY_WIDTHS)
 

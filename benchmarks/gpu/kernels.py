@@ -7,8 +7,8 @@ import numpy as np
 
 from benchmarks.gpu.subject import Failed, Subject
 from calmgrad.backend import Backend, load, to_numpy
+from calmgrad.op_cases import BUILDERS, Case, Sizes, cases
 from calmgrad.tape import Tape
-from tests.ops.cases import BUILDERS, Case, Sizes, cases
 
 # What a result may be off, relative to its largest element.
 TOLERANCES = {"float32": 5e-6, "float64": 1e-11}

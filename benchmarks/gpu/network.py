@@ -7,22 +7,27 @@ import numpy as np
 
 import calmgrad
 from benchmarks.batches import batch_of
+from benchmarks.gpu.kernels import TINY_WIDTHS, WIDTHS, one_pass, ops
 from benchmarks.gpu.subject import Failed, Subject
 from benchmarks.options import ROOT
 from calmgrad.cutting import pack_targets
 from calmgrad.layout import layout
 from calmgrad.model import Model
+from calmgrad.op_cases import Sizes, cases
 from calmgrad.shards import Worker, loss_head
 
 EXACT = 1e-9  # in float64, of a parameter's largest gradient
+FORWARD = 2e-5  # in float32: logits and embeddings
 STEPS = 5
+LARGE, SMALL = Sizes((768,) * 8, **WIDTHS), Sizes((20, 18), **TINY_WIDTHS)
 # Of float32 training: the loss, the gradient's norm, and how far the weights moved.
 LOSS, NORM, MOVED = 1e-5, 1e-4, 1e-3
+POOLS = ("mean", "last")
 Results = dict[str, Any]
 
 
 def golden(subject: Subject) -> Results:
-    """The recorded gradients in float64, and five recorded steps of AdamW."""
+    """Recorded gradients in float64; logits, embeddings and five steps of AdamW in float32."""
     rows, wrong = [], []
     for path in recorded(subject):
         arrays = dict(np.load(path.with_suffix(".npz")))
@@ -31,6 +36,9 @@ def golden(subject: Subject) -> Results:
         model = calmgrad.load_model(path)
         error, where = _gradient_error(subject, model, sequences, positions, arrays)
         row: Results = {"model": path.stem, "gradient_error": error, "where": where}
+        row["forward_error"] = _forward_error(subject, path, sequences, arrays)
+        if not row["forward_error"] < FORWARD:
+            wrong.append(f"{path.stem}: outputs are off by {row['forward_error']:.1e}")
         if not error < EXACT:
             wrong.append(f"{path.stem}: the gradient of {where} is off by {error:.1e}")
         if "adamw_losses" in arrays:
@@ -65,6 +73,17 @@ def _gradient_error(
             worker.run(shard, loss_head, seed)
             total += worker.grads.get()
     return _worst(total, arrays["grad_sequence_mean"], model)
+
+
+def _forward_error(subject: Subject, path: Path, sequences: Any, arrays: Results) -> float:
+    """The largest of any logit or element of an embedding."""
+    errors = [0.0]
+    with calmgrad.load_model(path).to(subject.name) as model:
+        for i, tokens in enumerate(sequences):
+            pairs = [(model.logits(tokens), f"logits_{i}")]
+            pairs += [(model.embed(tokens, pool=how), f"embed_{how}_{i}") for how in POOLS]
+            errors += [float(np.abs(a - arrays[name]).max()) for a, name in pairs if name in arrays]
+    return max(errors)
 
 
 def _worst(got: Any, right: Any, model: Model) -> tuple[float, str]:
@@ -107,7 +126,10 @@ def parity(subject: Subject) -> Results:
 
 
 def determinism(subject: Subject) -> Results:
-    """The same steps twice: the same losses and weights, to the last bit."""
+    """The same ops twice and the same steps twice: the same results, to the last bit."""
+    differ = _ops_that_differ(subject)
+    if differ:
+        raise Failed(f"ops give other bytes the second time: {', '.join(differ)}")
     shape, steps = ("3x9", 2) if subject.emulated else ("shell32", STEPS)
     sequences, positions = _batch(shape)
     first, second = (
@@ -117,6 +139,17 @@ def determinism(subject: Subject) -> Results:
     if first[0] != second[0] or first[2].tobytes() != second[2].tobytes():
         raise Failed("two runs differ", losses=[first[0], second[0]])
     return {"shape": shape, "losses": first[0]}
+
+
+def _ops_that_differ(subject: Subject) -> list[str]:
+    found = []
+    for name in ops():
+        with subject.active():
+            for case in cases(name, LARGE if not subject.emulated else SMALL, subject.xp):
+                first, second = (one_pass(subject.backend, case, "float32") for _ in range(2))
+                if any(first[key].tobytes() != second[key].tobytes() for key in first):
+                    found.append(name)
+    return found
 
 
 def _batch(shape: str) -> tuple[list[Any], list[int]]:

@@ -106,7 +106,7 @@ def matmul(a: Operand, b: Operand) -> Tensor:
     y = tape.empty((va.shape[0], vb.shape[1]))
     product(y.value, va, vb)
 
-    @tape.record("matmul", y)
+    @tape.record("matmul", y, _named(a, b))
     def backward() -> None:
         if isinstance(a, Tensor):
             with a.gradient() as da:
@@ -175,7 +175,7 @@ def getitem(x: Tensor, index: Any) -> Tensor:
     y = tape.empty(value.shape)
     y.value[...] = value
 
-    @tape.record("getitem", y)
+    @tape.record("getitem", y, {"x": x})
     def backward() -> None:
         dx, held = x.gradient_to_add()
         if not held:
@@ -231,10 +231,12 @@ def _xp(x: Tensor) -> Any:
 
 
 def _tape(op: str, *operands: Operand) -> Tape:
-    for operand in operands:
-        if isinstance(operand, Tensor):
-            return operand.tape
-    raise ValueError(f"{op}: no argument is a Tensor, expected at least one")
+    tapes = {operand.tape for operand in operands if isinstance(operand, Tensor)}
+    if len(tapes) > 1:
+        raise ValueError(f"{op}: the arguments are tensors of {len(tapes)} tapes, expected one")
+    if not tapes:
+        raise ValueError(f"{op}: no argument is a Tensor, expected at least one")
+    return tapes.pop()
 
 
 def _axes(op: str, x: Tensor, axis: Axis) -> tuple[int, ...]:
@@ -261,6 +263,11 @@ def _sum_to(xp: Any, gradient: Array, shape: tuple[int, ...]) -> Array:
     return gradient.sum(axis=axes).reshape(shape) if axes else gradient
 
 
+def _named(*operands: Operand) -> dict[str, Tensor]:
+    """The tensors among the operands, by where they stand: x0, x1, …"""
+    return {f"x{i}": x for i, x in enumerate(operands) if isinstance(x, Tensor)}
+
+
 def _pair(
     op: str, f: Callable[[Array, Array], Array], a: Operand, b: Operand, shares: Shares
 ) -> Tensor:
@@ -283,7 +290,7 @@ def _record(op: str, value: Array, *shares: tuple[Operand, Share]) -> Tensor:
     y = tape.empty(value.shape)
     y.value[...] = value
 
-    @tape.record(op, y)
+    @tape.record(op, y, _named(*(operand for operand, _ in shares)))
     def backward() -> None:
         for operand, share in shares:
             if isinstance(operand, Tensor):

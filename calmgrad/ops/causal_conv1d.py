@@ -47,7 +47,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, packing: Packing) -> Tensor:
     with tape.scratch(size) as work:
         kernels.causal_conv1d_forward(y.value, x.value, weight.value, packing.pos, work)
 
-    @tape.record("causal_conv1d", y)
+    @tape.record("causal_conv1d", y, {"x": x, "weight": weight})
     def backward() -> None:
         with x.gradient() as dx, weight.gradient() as dweight, tape.scratch(size) as work:
             kernels.causal_conv1d_backward(

@@ -39,7 +39,7 @@ def cross_entropy(logits: Tensor, targets: Array) -> Tensor:
     lse = tape.values.take(targets.shape)
     kernels.cross_entropy_forward(nll.value, lse, logits.value, targets)
 
-    @tape.record("cross_entropy", nll)
+    @tape.record("cross_entropy", nll, {"logits": logits}, {"lse": lse})
     def backward() -> None:
         with logits.gradient() as dlogits:
             kernels.cross_entropy_backward(dlogits, nll.grad, lse, logits.value, targets)

@@ -32,7 +32,7 @@ def embedding(table: Tensor, tokens: Array) -> Tensor:
     y = tape.empty((dims["T"], dims["D"]))
     kernels.embedding_forward(y.value, table.value, tokens)
 
-    @tape.record("embedding", y)
+    @tape.record("embedding", y, {"table": table})
     def backward() -> None:
         dtable, held = table.gradient_to_add()
         if not held:

@@ -32,7 +32,7 @@ def gelu(x: Tensor) -> Tensor:
     y = tape.empty(x.shape)
     kernels.gelu_forward(y.value, x.value)
 
-    @tape.record("gelu", y)
+    @tape.record("gelu", y, {"x": x})
     def backward() -> None:
         with x.gradient() as dx:
             kernels.gelu_backward(dx, y.grad, x.value)

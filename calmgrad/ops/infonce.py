@@ -67,7 +67,7 @@ def infonce(queries: Tensor, positives: Tensor, temperature: float = 0.07) -> Te
     loss = tape.empty((1,))
     loss.value[...] = 0.5 * (row_lse.mean() + column_lse.mean()) - own.mean()
 
-    @tape.record("infonce", loss)
+    @tape.record("infonce", loss, {"queries": queries, "positives": positives})
     def backward() -> None:
         with queries.gradient() as dq, positives.gradient() as dp:
             dp.fill(0)

@@ -33,7 +33,7 @@ def l2_normalize(x: Tensor, eps: float = 1e-12) -> Tensor:
     norm = tape.values.take(x.shape[:1])
     kernels.l2_normalize_forward(y.value, norm, x.value, eps)
 
-    @tape.record("l2_normalize", y)
+    @tape.record("l2_normalize", y, {"x": x})
     def backward() -> None:
         with x.gradient() as dx:
             kernels.l2_normalize_backward(dx, y.grad, y.value, norm, eps)

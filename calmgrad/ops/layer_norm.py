@@ -41,7 +41,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     rstd = tape.values.take(x.shape[:1])
     kernels.layer_norm_forward(y.value, mean, rstd, x.value, weight.value, bias.value, eps)
 
-    @tape.record("layer_norm", y)
+    inputs = {"x": x, "weight": weight, "bias": bias}
+
+    @tape.record("layer_norm", y, inputs, {"mean": mean, "rstd": rstd})
     def backward() -> None:
         size = kernels.layer_norm_workspace(*x.shape)
         with (

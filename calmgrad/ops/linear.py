@@ -40,7 +40,11 @@ def linear(
     y = tape.empty((dims["T"], dims["O"]))
     matmul(y.value, x.value, w, None if residual is None else residual.value)
 
-    @tape.record("linear", y)
+    inputs = {"x": x, "weight": weight}
+    if residual is not None:
+        inputs["residual"] = residual
+
+    @tape.record("linear", y, inputs)
     def backward() -> None:
         dy = y.grad
         with weight.gradient() as dw:

@@ -37,7 +37,7 @@ def pool(x: Tensor, packing: Packing, how: str = "mean") -> Tensor:
     y = tape.empty((len(packing.offsets) - 1, x.shape[1]))
     kernels.pool_forward(y.value, x.value, packing.offsets, how == "last")
 
-    @tape.record("pool", y)
+    @tape.record("pool", y, {"x": x})
     def backward() -> None:
         with x.gradient() as dx:
             kernels.pool_backward(dx, y.grad, packing.offsets, how == "last")

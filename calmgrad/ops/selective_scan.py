@@ -90,7 +90,11 @@ def selective_scan(
             packing.offsets, packing.chunk_offsets, work,
         )  # fmt: skip
 
-    @tape.record("selective_scan", out)
+    inputs = {
+        "u": u, "z": z, "p": p, "dt_weight": dt_weight, "dt_bias": dt_bias, "A_log": A_log, "D": D,
+    }  # fmt: skip
+
+    @tape.record("selective_scan", out, inputs, {"dt": dt, "y": y, "h": checkpoints})
     def backward() -> None:
         ddt = tape.pool.take(u.shape)
         with (

@@ -123,7 +123,7 @@ class CupyDevice:
         if index >= count:
             there = ", ".join(f"cuda:{i}" for i in range(count))
             raise IndexError(f"there is no cuda:{index}, only {there}")
-        from cupy_backends.cuda.libs import cublas, nvrtc  # type: ignore[import-untyped]
+        from cupy_backends.cuda.libs import cublas, nvrtc
 
         nvrtc.getVersion()  # loads it: kernels are compiled when they are first used
         self._depends_on_cublas = cublas.__file__

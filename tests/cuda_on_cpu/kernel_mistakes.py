@@ -7,11 +7,11 @@ import numpy as np
 
 from calmgrad.backend import load
 from calmgrad.kernels.cuda import CudaKernels
+from calmgrad.op_cases import Sizes, cases
 from calmgrad.ops.basic import add, mul
 from calmgrad.tape import Tensor
 from tests.cuda_on_cpu.device import emulated
 from tests.cuda_on_cpu.updates import expected_steps, run_steps, run_updates
-from tests.ops.cases import Sizes, cases
 from tests.ops.helpers import assert_near, assert_same_pass, run
 
 # Two warps' width of columns and short sequences between; many columns; many tokens.

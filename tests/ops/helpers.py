@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from calmgrad.backend import Backend, to_numpy
 from calmgrad.kernels.protocol import Array
+from calmgrad.op_cases import Sizes
 from calmgrad.tape import Tape, Tensor
 from tests.cuda_on_cpu.memory import each_by_itself
-from tests.ops.cases import Sizes
 
 CHANNELS = [1, 2, 5, 15, 16, 17, 37, 64]  # around multiples of the sixteen lanes
 STATES = [1, 2, 3, 15, 16, 17, 40, 255]

@@ -1,6 +1,6 @@
 """What holds for all ops: their gradients, and that backends, repetition and NaN agree with them.
 
-Driven by tests/ops/cases.py. What an op computes, and how it refuses, is in its own test file.
+Driven by calmgrad/op_cases.py. What an op computes, and how it refuses, is in its own test file.
 """
 
 import ast
@@ -14,9 +14,9 @@ from numpy.testing import assert_array_equal
 from calmgrad.backend import NAMES, Backend, Name, load, to_numpy
 from calmgrad.gradient_check import gradcheck
 from calmgrad.kernels.protocol import Array
+from calmgrad.op_cases import BUILDERS, Case, Sizes, cases
 from calmgrad.ops.basic import add, mul
 from calmgrad.tape import Tape, Tensor
-from tests.ops.cases import BUILDERS, Case, Sizes, cases
 from tests.ops.helpers import (
     CORNERS,
     Pass,
@@ -50,7 +50,7 @@ def without_a_case(folder: Path) -> list[str]:
 
 def test_every_op_has_a_case() -> None:
     missing = without_a_case(OPS)
-    assert not missing, f"no gradient check; add a case to tests/ops/cases.py: {missing}"
+    assert not missing, f"no gradient check; add a case to calmgrad/op_cases.py: {missing}"
     assert sorted(BUILDERS) == sorted(public_functions(OPS))
 
 

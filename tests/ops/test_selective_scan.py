@@ -7,10 +7,10 @@ import pytest
 
 from calmgrad.backend import Backend
 from calmgrad.kernels.protocol import Array
+from calmgrad.op_cases import Sizes, cases
 from calmgrad.ops.selective_scan import selective_scan
 from calmgrad.packing import Packing
 from calmgrad.tape import Tape
-from tests.ops.cases import Sizes, cases
 from tests.ops.helpers import assert_near, forward, run
 
 PER_TOKEN = ("u", "z", "p")

@@ -1,4 +1,4 @@
-"""Inputs for every op: what the checks of tests/ops run on. A new op adds its case here."""
+"""Inputs for every op, of any sizes: what gradients are checked on. A new op adds its case here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

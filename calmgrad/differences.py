@@ -1,0 +1,175 @@
+"""A function of tensors as one number: its slope by the formulas, and by differences, in float64."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from calmgrad.backend import Backend, silent_overflow, to_numpy
+from calmgrad.errors import CheckFailed
+from calmgrad.kernels.protocol import Array
+from calmgrad.ops.basic import add
+from calmgrad.tape import Tape, Tensor
+
+EPS = float(np.finfo(np.float64).eps)
+ROUNDING = 64 * EPS  # of a value that was computed anew: ops sum many terms
+SCALES = 1e-3, 1.0  # of inputs: what moves by less drowns in rounding; kinks may be 0.1 apart
+
+Function = Callable[..., Tensor]
+
+
+class Slope(NamedTuple):
+    """A slope, and how far it may be off: by rounding, and by the length of the step."""
+
+    value: float
+    rounding: float
+    remainder: float
+
+
+class WeightedSum:
+    """`fn(*tensors)` at one point, weighted with fixed random numbers and summed.
+
+    Everything is told in units of each input's `scale`, its root mean square (between 0.001 and
+    1): so a step of 0.01 moves small inputs, as weights are, by a hundredth.
+
+    Args:
+        fn: takes one Tensor for each array, returns a Tensor.
+        point: the arrays, float64.
+        names: of the inputs, for messages.
+
+    Attributes:
+        gradients: of the sum by each input, from one backward pass.
+        scales: of each input.
+        reached: whether anything flowed back to each input.
+
+    Raises:
+        CheckFailed: something is not finite or not written, two calls give different values, or
+            gradients of two uses do not add up.
+        ValueError: `fn` returns no Tensor.
+    """
+
+    def __init__(
+        self,
+        fn: Function,
+        backend: Backend,
+        point: list[Array],
+        names: Sequence[str],
+        rng: np.random.Generator,
+    ) -> None:
+        self.fn, self.backend, self.point, self.names = fn, backend, point, names
+        for name, array in zip(names, point, strict=True):
+            refuse_infinite(array, f"input {name}")
+        sizes = [np.sqrt(np.square(x).mean()) if x.size else 0.0 for x in point]
+        self.scales = [float(np.clip(s, *SCALES)) if s else 1.0 for s in sizes]
+        self.tape = Tape(backend, "float64")
+        self.forward_only = Tape(backend, "float64", record=False)
+
+        self.value = self._values(point)
+        refuse_infinite(self.value, "the output")
+        self.weights = rng.standard_normal(self.value.shape)
+        self._pass(1)  # takes the memory that the passes below find full of NaN
+        self.gradients, self.reached = self._pass(1)
+        self._check_two_uses(self._pass(2)[0])
+        _fill_with_nan(self.forward_only)
+        if not np.array_equal(self.value, self._values(point)):
+            raise CheckFailed("gradcheck: two calls of fn with the same arrays gave other values")
+
+    def slope(self, directions: Mapping[int, Array], step: float, levels: int) -> Slope:
+        """The slope along `directions` (input -> array, in units of its scale).
+
+        Central differences at `step`, `step / 2`, …, extrapolated to 0 (Richardson): the error of
+        `levels` differences shrinks with step^(2 levels), times a higher slope of `fn`.
+        """
+        table: list[float] = []
+        before = rounding = 0.0
+        for level in range(levels):
+            length = step / 2**level
+            difference, size = self._central(directions, length)
+            rounding = ROUNDING * size / length
+            row, before = [difference], table[-1] if table else difference
+            for order, coarser in enumerate(table, 1):
+                row.append(row[-1] + (row[-1] - coarser) / (4**order - 1))
+            table = row
+        return Slope(table[-1], rounding, abs(table[-1] - before))
+
+    def _central(self, directions: Mapping[int, Array], length: float) -> tuple[float, float]:
+        """One central difference, and the size of the numbers whose rounding it suffers from."""
+        plus, minus = (self._values(self._moved(directions, s)) for s in (length, -length))
+        refuse_infinite(plus, "the output near the point")
+        refuse_infinite(minus, "the output near the point")
+        # What did not change is either not concerned, or by less than the last digit.
+        sizes = np.abs(self.value * self.weights)
+        size = np.where(plus == minus, sizes * (EPS / ROUNDING), sizes).sum()
+        for k, direction in directions.items():
+            size += np.abs(self.gradients[k] * self.point[k])[direction != 0].sum()
+        return float(((plus - minus) * self.weights).sum()) / (2 * length), float(size)
+
+    def _moved(self, directions: Mapping[int, Array], length: float) -> list[Array]:
+        moved = list(self.point)
+        for k, direction in directions.items():
+            moved[k] = moved[k] + length * self.scales[k] * direction
+        return moved
+
+    def _values(self, arrays: Sequence[Array]) -> Array:
+        tape = self.forward_only
+        tape.begin()
+        with silent_overflow():
+            return np.array(to_numpy(self._call(tape, arrays)[1].value))
+
+    def _call(self, tape: Tape, arrays: Sequence[Array]) -> tuple[list[Tensor], Tensor]:
+        leaves = [tape.constant(array) for array in arrays]
+        y = self.fn(*leaves)
+        if not isinstance(y, Tensor):
+            raise ValueError(f"gradcheck: fn returned {type(y).__name__}, expected a Tensor")
+        if y.tape is not tape:
+            raise ValueError("gradcheck: fn returned a tensor of another tape than its arguments'")
+        return leaves, y
+
+    def _pass(self, uses: int) -> tuple[list[Array], list[bool]]:
+        """The gradients of the inputs after `fn` has used them once, or more often."""
+        tape = self.tape
+        tape.begin()
+        _fill_with_nan(tape)
+        with silent_overflow():
+            leaves, y = self._call(tape, self.point)
+            for _ in range(uses - 1):
+                y = add(y, self.fn(*leaves))
+            tape.backward(y, self.backend.xp.asarray(self.weights))
+        reached = [leaf.grad is not None for leaf in leaves]
+        gradients = []
+        for name, leaf, array in zip(self.names, leaves, self.point, strict=True):
+            if not np.array_equal(to_numpy(leaf.value), array):
+                raise CheckFailed(f"gradcheck: fn or its backward has changed its input {name}")
+            gradient = np.zeros(leaf.shape) if leaf.grad is None else to_numpy(leaf.grad).copy()
+            note = (
+                "; a part that backward does not write is nan" if np.isnan(gradient).any() else ""
+            )
+            refuse_infinite(gradient, f"the gradient of {name}", note)
+            gradients.append(gradient)
+        return gradients, reached
+
+    def _check_two_uses(self, twice: list[Array]) -> None:
+        for name, once, both in zip(self.names, self.gradients, twice, strict=True):
+            error = np.abs(both - 2 * once)
+            wrong = np.argwhere(~(error <= 1e-9 * np.abs(once).max(initial=0)))
+            if len(wrong):
+                at = tuple(int(i) for i in wrong[0])
+                raise CheckFailed(
+                    f"gradcheck: gradient of {name} at {list(at)}: {once[at]:.10g} after one use,"
+                    f" {both[at]:.10g} after two, expected twice as much: backward must add where"
+                    f" something is held (`with {name}.gradient() as d:` sees to it)"
+                )
+
+
+def _fill_with_nan(tape: Tape) -> None:
+    """So that nothing uninitialised can pass for a number."""
+    for arena in (tape.values, tape.pool.arena):
+        arena.fill(np.nan)
+
+
+def refuse_infinite(array: Array, what: str, note: str = "") -> None:
+    """Raises CheckFailed where a number is not finite, with its place."""
+    wrong = np.argwhere(~np.isfinite(array))
+    if len(wrong):
+        index = tuple(int(i) for i in wrong[0])
+        raise CheckFailed(f"gradcheck: {what} is {array[index]} at {list(index)}{note}")

@@ -1,0 +1,92 @@
+// Puts the page together: what can be seen first, first; the rest when it comes near.
+
+function drawFacts() {
+  const s = FACTS.step, seconds = OPS.reduce((sum, op) => sum + op.forward + op.backward, 0);
+  const rows = [
+    ["loss", written(s.loss, 4), "nats"], ["perplexity", written(Math.exp(Math.min(s.loss, 700)), 3), ""],
+    ["tokens", FACTS.tokens.length, `${s.targets} predicted`], ["parameters", s.sizes.param_count.toLocaleString("en"), ""],
+    ["gradient norm", written(s.norm), s.clip < 1 ? `clipped × ${written(s.clip, 2)}` : "not clipped"],
+    ["ops on the tape", OPS.length, microseconds(seconds)],
+  ];
+  document.getElementById("facts").replaceChildren(...rows.map(([name, value, more]) =>
+    el("div", {}, el("dt", {}, name), el("dd", {}, String(value), more ? el("small", {}, ` ${more}`) : ""))));
+  const about = document.getElementById("about");
+  Object.values(FACTS.about).forEach((text, i) => about.append(i ? " · " : "", el("bdi", {}, text)));
+  document.getElementById("foot").replaceChildren(el("p", {}, `Made by calmgrad ${FACTS.version}. The numbers in the pictures have three digits; statistics are exact.`));
+}
+
+function drawUpdate() {
+  const s = FACTS.step, formula = FACTS.update;
+  const clipped = s.clip < 1 ? `is over the limit, so it was multiplied by ${written(s.clip)}` : "is below the limit, so it was left as it is";
+  const box = document.getElementById("update-body");
+  box.replaceChildren(
+    el("p", { class: "lead" }, `The norm of the whole gradient, ${written(s.norm, 4)}, ${clipped}. Then ${formula.name} changed the weights, with a learning rate of ${written(s.lr)} and a weight decay of ${written(s.decay)}.`),
+    formulaBox(formula.direction, "forward"), el("p", {}, formula.note),
+    el("h3", {}, "The weights that changed most"),
+    table("The largest changes", ["weight", "before", "gradient", "change"], FACTS.changes.map((c) =>
+      [`${c.parameter}[${c.index.join(", ")}]`, written(c.before, 4), written(c.gradient), written(c.change)])),
+    el("h3", {}, "How far each parameter moved"),
+    el("p", {}, "The L2 norm of the change."),
+    logChart({ items: FACTS.parameters.map((p) => ({ value: p.change, name: p.name, group: blockOf(p.name), room: roomOf(p.name) })),
+      shape: "bars", label: "L2 norm of each parameter's change", pick: (i) => page.buffer && page.buffer.jump(i) }));
+}
+
+/** Call `draw` when the section comes near the window. */
+function whenNear(id, draw) {
+  const section = document.getElementById(id);
+  const watch = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    watch.disconnect();
+    setTimeout(draw); // each section in a task of its own, so that scrolling stays smooth
+  }, { rootMargin: "600px" });
+  watch.observe(section);
+}
+
+const page = {};
+
+function setTheme(name) {
+  document.documentElement.dataset.theme = name;
+  document.getElementById("theme").textContent = name === "dark" ? "Light theme" : "Dark theme";
+}
+
+function start() {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  setTheme(dark.matches ? "dark" : "light");
+  const redraw = (name) => {
+    setTheme(name);
+    page.paint();
+    page.panel.draw();
+    if (page.scan) page.scan.draw();
+    if (page.buffer) page.buffer.draw();
+  };
+  dark.addEventListener("change", () => redraw(dark.matches ? "dark" : "light"));
+  document.getElementById("theme").addEventListener("click", () => redraw(theme() === "dark" ? "light" : "dark"));
+
+  drawFacts();
+  page.paint = drawSequence();
+  const choose = (i, focus = true) => {
+    page.graph.select(i);
+    page.panel.show(i, focus);
+  };
+  page.panel = new Panel(choose);
+  page.graph = new Graph(choose);
+  choose(Math.max(OPS.findIndex((op) => op.op === "selective_scan"), 0), false);
+  whenNear("flow", () => drawFlow(choose));
+  whenNear("scan", () => { page.scan = new Scan(); });
+  whenNear("parameters", () => { page.buffer = new Buffer(); });
+  whenNear("update", drawUpdate);
+
+  const links = new Map([...document.querySelectorAll("nav a")].map((a) => [a.hash.slice(1), a]));
+  const spy = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) for (const [id, a] of links) {
+        if (id === entry.target.id) a.setAttribute("aria-current", "true");
+        else a.removeAttribute("aria-current");
+      }
+    }
+  }, { rootMargin: "-30% 0px -60% 0px" });
+  for (const id of links.keys()) spy.observe(document.getElementById(id));
+  performance.mark("calmgrad-drawn");
+}
+
+start();

@@ -1,0 +1,1 @@
+"""Builds the documentation site from the pages in docs/: `./dev docs`."""
