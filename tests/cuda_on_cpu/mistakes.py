@@ -99,11 +99,13 @@ def unchanged(op: str) -> Mistake:
 
 
 def quick() -> list[Mistake]:
-    """A few of each kind: in sizes, in numbers, in what threads wait for."""
+    """One of each kind: in sizes, in numbers, in what threads wait for."""
     words = ("beyond", "sign", "barrier", "before they are there", "others read", "mask", "leave")
-    chosen = []
+    chosen: list[Mistake] = []
     for word in words:
-        chosen += [m for m in MISTAKES if word in m.what][:2]
+        found = [m for m in MISTAKES if word in m.what]
+        others = [m for m in found if m.op not in {c.op for c in chosen}]
+        chosen.append((others or found)[0])
     return chosen
 
 
