@@ -16,6 +16,17 @@ __device__ __forceinline__ Chunk chunk_of(const index_t* chunk_offsets, index_t 
   return {chunk_offsets[k], int(chunk_offsets[k + 1] - chunk_offsets[k])};
 }
 
+// Channel c of a chunk's rows in a matrix, by token. (Steps of 32 bits take few instructions.)
+template <class T> struct Column {
+  T* first;
+  int row;
+  __device__ __forceinline__ T& operator[](int t) const { return first[t * row]; }
+};
+template <class T> __device__ __forceinline__ Column<T> column_of(
+    T* matrix, index_t row, Chunk chunk, index_t c) {
+  return {matrix + chunk.first * row + c, int(row)};
+}
+
 __device__ __forceinline__ real softplus(real x) {
   return (x > real(0) ? x : real(0)) + log1p(exp(-fabs(x)));
 }

@@ -38,19 +38,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_chunk_states(
   const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
+  const int size = active ? chunk.size : 0;
+  const auto dt_of = column_of(dt, channels, chunk, c);
+  const auto u_of = column_of(u, u_row, chunk, c);
   const real bias = active ? dt_bias[c] : real(0);
   real step[CHUNK], drive[CHUNK], time = 0;
 #pragma unroll
   for (int t = 0; t < CHUNK; t++) {
-    const bool there = active && t < chunk.size;
-    step[t] = there ? dt[(chunk.first + t) * channels + c] : real(0);
-    drive[t] = there ? u[(chunk.first + t) * u_row + c] : real(0);
+    step[t] = t < size ? dt_of[t] : real(0);
+    drive[t] = t < size ? u_of[t] : real(0);
   }
 #pragma unroll
   for (int t = 0; t < CHUNK; t++) {
-    const bool there = active && t < chunk.size;
-    step[t] = there ? softplus(step[t] + bias) : real(0);
-    if (there) dt[(chunk.first + t) * channels + c] = step[t];
+    step[t] = t < size ? softplus(step[t] + bias) : real(0);
+    if (t < size) dt_of[t] = step[t];
     drive[t] *= step[t];
     time += step[t];
   }
@@ -111,13 +112,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_outputs(
   const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
+  const int size = active ? chunk.size : 0;
+  const auto dt_of = column_of(dt, channels, chunk, c);
+  const auto u_of = column_of(u, u_row, chunk, c);
+  const auto z_of = column_of(z, z_row, chunk, c);
+  const auto y_of = column_of(y, channels, chunk, c);
+  const auto out_of = column_of(out, channels, chunk, c);
   const real skip = active ? D[c] : real(0);
   real step[CHUNK], drive[CHUNK], total[CHUNK];
 #pragma unroll
   for (int t = 0; t < CHUNK; t++) {
-    const bool there = active && t < chunk.size;
-    step[t] = there ? dt[(chunk.first + t) * channels + c] : real(0);
-    const real x = there ? u[(chunk.first + t) * u_row + c] : real(0);
+    step[t] = t < size ? dt_of[t] : real(0);
+    const real x = t < size ? u_of[t] : real(0);
     drive[t] = step[t] * x;
     total[t] = skip * x;
   }
@@ -138,12 +144,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_outputs(
       }
     }
   }
+  real gate[CHUNK];
+#pragma unroll
+  for (int t = 0; t < CHUNK; t++) gate[t] = t < size ? z_of[t] : real(0);
 #pragma unroll
   for (int t = 0; t < CHUNK; t++) {
-    if (!active || t >= chunk.size) continue;
-    const real gate = z[(chunk.first + t) * z_row + c];
-    y[(chunk.first + t) * channels + c] = total[t];
-    out[(chunk.first + t) * channels + c] = total[t] * gate * sigmoid(gate);
+    if (t >= size) continue;
+    y_of[t] = total[t];
+    out_of[t] = total[t] * gate[t] * sigmoid(gate[t]);
   }
 }
 
@@ -160,18 +168,29 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_chunk_gradients(
   const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
-  real step[CHUNK], dy[CHUNK], time = 0;
+  const int size = active ? chunk.size : 0;
+  const auto z_of = column_of(z, z_row, chunk, c);
+  const auto dout_of = column_of(dout, dout_row, chunk, c);
+  const auto dt_of = column_of(dt, channels, chunk, c);
+  const auto dz_of = column_of(dz, dz_row, chunk, c);
+  const auto y_of = column_of(y, channels, chunk, c);
+  const auto du_of = column_of(du, du_row, chunk, c);
+  real step[CHUNK], gate[CHUNK], dgated[CHUNK], value[CHUNK], dy[CHUNK], time = 0;
 #pragma unroll
   for (int t = 0; t < CHUNK; t++) {
-    const index_t row = chunk.first + t;
-    step[t] = dy[t] = 0;
-    if (!active || t >= chunk.size) continue;
-    const real gate = z[row * z_row + c], dgated = dout[row * dout_row + c], s = sigmoid(gate);
-    step[t] = dt[row * channels + c];
+    step[t] = t < size ? dt_of[t] : real(0);
+    gate[t] = t < size ? z_of[t] : real(0);
+    dgated[t] = t < size ? dout_of[t] : real(0);
+    value[t] = t < size ? y_of[t] : real(0);
+  }
+#pragma unroll
+  for (int t = 0; t < CHUNK; t++) {
+    const real s = sigmoid(gate[t]);
     time += step[t];
-    dz[row * dz_row + c] = dgated * y[row * channels + c] * s * (real(1) + gate * (real(1) - s));
-    dy[t] = dgated * gate * s;
-    du[row * du_row + c] = dy[t];
+    dy[t] = dgated[t] * gate[t] * s;
+    if (t >= size) continue;
+    dz_of[t] = dgated[t] * value[t] * s * (real(1) + gate[t] * (real(1) - s));
+    du_of[t] = dy[t];
   }
   if (active) times[k * channels + c] = time;
   for (int tile = 0; tile < states; tile += TILE) {
@@ -234,15 +253,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_gradients(
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
+  const int size = active ? chunk.size : 0;
+  const auto dt_of = column_of(dt, channels, chunk, c);
+  const auto u_of = column_of(u, u_row, chunk, c);
+  const auto du_of = column_of(du, du_row, chunk, c);
+  const auto ddt_of = column_of(ddt, channels, chunk, c);
   real step[CHUNK], drive[CHUNK], dy[CHUNK];
   real ddrive[CHUNK], dexponent[CHUNK];  // of drive = dt * u, and of the decays' exponent by dt
 #pragma unroll
   for (int t = 0; t < CHUNK; t++) {
-    const bool there = active && t < chunk.size;
-    const index_t row = chunk.first + t;
-    step[t] = there ? dt[row * channels + c] : real(0);
-    drive[t] = there ? step[t] * u[row * u_row + c] : real(0);
-    dy[t] = there ? du[row * du_row + c] : real(0);
+    step[t] = t < size ? dt_of[t] : real(0);
+    drive[t] = t < size ? step[t] * u_of[t] : real(0);
+    dy[t] = t < size ? du_of[t] : real(0);
     ddrive[t] = dexponent[t] = 0;
   }
   for (int tile = 0; tile < states; tile += TILE) {
@@ -290,14 +312,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_gradients(
   real bias_total = 0, skip_total = 0;
 #pragma unroll
   for (int t = 0; t < CHUNK; t++) {
-    if (t >= chunk.size) continue;
-    const index_t row = chunk.first + t;
-    const real x = u[row * u_row + c], slope = -expm1(-step[t]);  // of softplus
+    const real x = t < size ? u_of[t] : real(0), slope = -expm1(-step[t]);  // of softplus
     const real dstep = (dexponent[t] * LN2 + x * ddrive[t]) * slope;
-    ddt[row * channels + c] = dstep;
-    du[row * du_row + c] = step[t] * ddrive[t] + skip * dy[t];
     bias_total += dstep;
     skip_total += dy[t] * x;
+    if (t >= size) continue;
+    ddt_of[t] = dstep;
+    du_of[t] = step[t] * ddrive[t] + skip * dy[t];
   }
   dbias[k * channels + c] = bias_total;
   dskip[k * channels + c] = skip_total;

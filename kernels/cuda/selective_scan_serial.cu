@@ -45,7 +45,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_forward(
   const index_t first = chunks_before(offsets, chunk_offsets, chunks, blockIdx.x);
   const index_t last = chunks_before(offsets, chunk_offsets, chunks, blockIdx.x + 1);
   if (first == last) return;
-  const int width = int(channels), u_width = int(u_row), z_width = int(z_row);
   const real bias = active ? dt_bias[c] : real(0), skip = active ? D[c] : real(0);
   real rate[STATES], h[STATES], mine[LOADS];
 #pragma unroll
@@ -65,25 +64,23 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_forward(
       if (active) checkpoints[(k * STATES + n) * channels + c] = h[n];
     }
     for (int begin = 0; begin < chunk.size; begin += GROUP) {
-      const index_t row = chunk.first + begin;
-      real* dts = dt + row * channels + c;
-      real* ys = y + row * channels + c;
-      real* outs = out + row * channels + c;
-      const real* us = u + row * u_row + c;
-      const real* zs = z + row * z_row + c;
+      const Chunk group = {chunk.first + begin, active ? chunk.size - begin : 0};
+      const auto dt_of = column_of(dt, channels, group, c);
+      const auto u_of = column_of(u, u_row, group, c);
+      const auto z_of = column_of(z, z_row, group, c);
+      const auto y_of = column_of(y, channels, group, c);
+      const auto out_of = column_of(out, channels, group, c);
       real step[GROUP], x[GROUP], gate[GROUP];
 #pragma unroll
       for (int t = 0; t < GROUP; t++) {
-        const bool there = active && begin + t < chunk.size;
-        step[t] = there ? dts[t * width] : real(0);
-        x[t] = there ? us[t * u_width] : real(0);
-        gate[t] = there ? zs[t * z_width] : real(0);
+        step[t] = t < group.size ? dt_of[t] : real(0);
+        x[t] = t < group.size ? u_of[t] : real(0);
+        gate[t] = t < group.size ? z_of[t] : real(0);
       }
 #pragma unroll
       for (int t = 0; t < GROUP; t++) {
-        const bool there = active && begin + t < chunk.size;
         const Token& token = now[begin + t];
-        step[t] = softplus(step[t] + bias);  // beyond a chunk's end, a sequence ends too
+        step[t] = softplus(step[t] + bias);  // behind a chunk that is short, the sequence ends
         const real drive = step[t] * x[t];
         real total = skip * x[t];
 #pragma unroll
@@ -91,10 +88,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_forward(
           h[n] = power_of_2(step[t] * rate[n]) * h[n] + drive * token.B[n];
           total += h[n] * token.C[n];
         }
-        if (!there) continue;
-        dts[t * width] = step[t];
-        ys[t * width] = total;
-        outs[t * width] = total * gate[t] * sigmoid(gate[t]);
+        if (t >= group.size) continue;
+        dt_of[t] = step[t];
+        y_of[t] = total;
+        out_of[t] = total * gate[t] * sigmoid(gate[t]);
       }
     }
     if (k + 1 < last) put(tokens[(k + 1 - first) % 2], mine);
@@ -138,25 +135,28 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_backward(
       B[n].at[t] = t < chunk.size ? from[n] : real(0);
       C[n].at[t] = t < chunk.size ? from[STATES + n] : real(0);
     }
-    const real* dts = dt + chunk.first * channels + c;
-    const real* ys = y + chunk.first * channels + c;
-    const real* us = u + chunk.first * u_row + c;
-    const real* zs = z + chunk.first * z_row + c;
-    const real* douts = dout + chunk.first * dout_row + c;
-    real* dzs = dz + chunk.first * dz_row + c;
+    const int size = active ? chunk.size : 0;
+    const auto dt_of = column_of(dt, channels, chunk, c);
+    const auto u_of = column_of(u, u_row, chunk, c);
+    const auto z_of = column_of(z, z_row, chunk, c);
+    const auto y_of = column_of(y, channels, chunk, c);
+    const auto dout_of = column_of(dout, dout_row, chunk, c);
+    const auto dz_of = column_of(dz, dz_row, chunk, c);
     real step[CHUNK], drive[CHUNK], dy[CHUNK];
     real ddrive[CHUNK], dexponent[CHUNK];  // of drive = dt * u, and of the decays' exponent by dt
 #pragma unroll
     for (int t = 0; t < CHUNK; t++) {
-      const bool there = active && t < chunk.size;
-      const real gate = there ? *zs : real(0), dgated = there ? *douts : real(0);
-      const real g = sigmoid(gate);
-      step[t] = there ? *dts : real(0);
-      drive[t] = there ? step[t] * *us : real(0);
-      dy[t] = dgated * gate * g;
+      step[t] = t < size ? dt_of[t] : real(0);
+      drive[t] = t < size ? u_of[t] * step[t] : real(0);
+      dy[t] = t < size ? dout_of[t] : real(0);
+    }
+#pragma unroll
+    for (int t = 0; t < CHUNK; t++) {
+      const real gate = t < size ? z_of[t] : real(0), g = sigmoid(gate);
+      const real slope = g * (real(1) + gate * (real(1) - g));
+      if (t < size) dz_of[t] = dy[t] * y_of[t] * slope;
+      dy[t] *= gate * g;
       ddrive[t] = dexponent[t] = 0;
-      if (there) *dzs = dgated * *ys * g * (real(1) + gate * (real(1) - g));
-      dts += channels, ys += channels, us += u_row, zs += z_row, douts += dout_row, dzs += dz_row;
     }
     __syncthreads();  // B and C are there; the sums of the chunk before have been read
 #pragma unroll 1
@@ -193,18 +193,17 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_backward(
       for (int w = 0; w < WARPS; w++) total += sums[w][n][which * CHUNK + t];
       dbc[blockIdx.y * dbc_block + (chunk.first + t) * dbc_row + which * STATES + n] = total;
     }
-    real* ddts = ddt + chunk.first * channels + c;
-    real* dus = du + chunk.first * du_row + c;
-    us = u + chunk.first * u_row + c;
+    const auto ddt_of = column_of(ddt, channels, chunk, c);
+    const auto du_of = column_of(du, du_row, chunk, c);
 #pragma unroll
     for (int t = 0; t < CHUNK; t++) {
-      const bool there = active && t < chunk.size;
-      const real x = there ? *us : real(0), slope = -expm1(-step[t]);  // of softplus
+      const real x = t < size ? u_of[t] : real(0), slope = -expm1(-step[t]);  // of softplus
       const real dstep = (dexponent[t] * LN2 + x * ddrive[t]) * slope;
-      if (there) *ddts = dstep, *dus = step[t] * ddrive[t] + skip * dy[t];
       bias_total += dstep;
       skip_total += dy[t] * x;
-      us += u_row, ddts += channels, dus += du_row;
+      if (t >= size) continue;
+      ddt_of[t] = dstep;
+      du_of[t] = step[t] * ddrive[t] + skip * dy[t];
     }
   }
   if (!active) return;
