@@ -19,7 +19,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import about, build, gradients, kernels, network, sanitizer, steps, timings
+from benchmarks.gpu import (
+    about,
+    build,
+    gradients,
+    graph,
+    kernels,
+    network,
+    sanitizer,
+    steps,
+    timings,
+)
 from benchmarks.gpu.subject import Failed, Subject, rehearsal
 from benchmarks.options import ROOT
 from benchmarks.result_files import write
@@ -33,6 +43,7 @@ PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "golden": network.golden,
     "parity": network.parity,
     "determinism": network.determinism,
+    "graph": graph.run,
     "sanitizer": sanitizer.run,
     "timings": timings.run,
     "steps": steps.run,
@@ -96,9 +107,15 @@ def table(name: str, result: dict[str, Any]) -> list[str]:
     rows = result.get("rows", [])
     if name == "timings":
         return [
-            f"{r['size']:6} {r['shape']:7} {r['op']:22} {r['us_median']:9.1f} us"
+            f"{r['size']:6} {r['shape']:7} {r['op']:38} {r['us_median']:9.1f} us"
             f"  {r['of_floor']:6.1%} of {result['copy_gb_per_second']:,.0f} GB/s"
             for r in rows
+        ]
+    if name == "graph":
+        return [
+            f"{r['size']:6} {r['shape']:7} {how:20} {r[f'{how}_ms_median']:9.3f} ms"
+            for r in result.get("steps", [])
+            for how in ("eager", "replayed")
         ]
     if name == "steps":
         return [

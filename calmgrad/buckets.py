@@ -64,6 +64,11 @@ def padded(shard: Shard, seed: NDArray[np.float32]) -> tuple[Shard, NDArray[np.f
     return filled, weights, Bucket(tokens, sequences, chunks, rows)
 
 
+def sizes(tokens: int, sequences: int) -> tuple[int, int]:
+    """About what a shard of so many tokens and sequences is filled up to."""
+    return _rounded(tokens, LEAST_TOKENS), _rounded(sequences + 1, LEAST_SEQUENCES)
+
+
 def _questions(
     targets: NDArray[np.int64], tail: int, seed: NDArray[np.float32]
 ) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64] | None], NDArray[np.float32]]:

@@ -22,7 +22,7 @@ LAYERS = [
     "tape",
     "ops",
     "network memory cutting buckets",
-    "buckets shards nan_search",
+    "shards nan_search",
     "formats domains template prompt",
     "decoder sampling generation",
     "model",

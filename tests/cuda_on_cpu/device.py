@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -91,7 +91,7 @@ class EmulatedDevice:
         return launch
 
     def active(self) -> Any:
-        return nullcontext()
+        return recording.active()
 
     def memory(self) -> tuple[int, int]:
         return 1 << 33, 1 << 34

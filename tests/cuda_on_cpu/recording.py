@@ -6,6 +6,7 @@ that is asked for, and whatever makes the host wait for the device.
 """
 
 import ctypes
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,23 @@ import numpy as np
 from calmgrad.kernels.cuda.device import CaptureError
 
 _open: list["Recording"] = []  # one at most
+_inside = threading.local()  # how often `active` was entered by this thread
+strict = False  # work of a device outside `active` is an error: a GPU would do it out of order
+
+
+@contextmanager
+def active() -> Iterator[None]:
+    """Around all that is done with a device's arrays."""
+    _inside.depth = getattr(_inside, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _inside.depth -= 1
+
+
+def _require_active() -> None:
+    if strict and not getattr(_inside, "depth", 0):
+        raise RuntimeError("work of a device outside `active`")
 
 
 class Recording:
@@ -64,11 +82,13 @@ def recording() -> Iterator[Recording]:
 
 def current() -> Recording | None:
     """The recording that is going on."""
+    _require_active()
     return _open[0] if _open else None
 
 
 def refuse(what: str) -> None:
     """An error while something is recorded."""
+    _require_active()
     if _open:
         raise CaptureError(f"{what} while work was recorded")
 
