@@ -26,6 +26,7 @@ from benchmarks.gpu import (
     graph,
     kernels,
     network,
+    precision,
     sanitizer,
     steps,
     timings,
@@ -42,6 +43,7 @@ PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "gradcheck": gradients.run,
     "golden": network.golden,
     "parity": network.parity,
+    "precision": precision.run,
     "determinism": network.determinism,
     "graph": graph.run,
     "sanitizer": sanitizer.run,
@@ -119,10 +121,14 @@ def table(name: str, result: dict[str, Any]) -> list[str]:
         ]
     if name == "steps":
         return [
-            f"{r['size']:6} {r['shape']:7} {who:20} {r[who]['ms_median']:9.3f} ms"
+            f"{r['size']:6} {r['shape']:7} {who:20} {found['ms_median']:9.3f} ms"
+            + "".join(
+                f"  {ratio:.1f}x {theirs}"
+                for theirs, ratio in r.get("times_faster", {}).get(who, {}).items()
+            )
             for r in rows
-            for who in r
-            if isinstance(r[who], dict)
+            for who, found in r.items()
+            if isinstance(found, dict) and "ms_median" in found
         ]
     return []
 

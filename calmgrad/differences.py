@@ -1,4 +1,4 @@
-"""A function of tensors as one number: its slope by the formulas, and by differences, in float64."""
+"""A function of tensors as one number: its slope by the formulas and by differences, in float64."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple

@@ -12,8 +12,8 @@ from calmgrad.differences import ROUNDING, Function, Slope, WeightedSum
 from calmgrad.errors import CheckFailed
 from calmgrad.kernels.protocol import Array
 
-# In units of an input's scale (differences.py). Along a direction everything moves, so in small steps;
-# a single element may go further, which rounding spoils less: shorter only where it bends much.
+# In units of an input's scale (differences.py). Along a direction everything moves, so in small
+# steps; a single element may go further, which rounding spoils less.
 STEP = 3e-4
 PROBE_STEPS = (2e-2, 2e-3, 2e-4)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from calmgrad import network
 from calmgrad.backend import Backend, one_blas_thread, to_numpy
 from calmgrad.config import ModelConfig
+from calmgrad.cutting import Shard, pack, pack_targets
 from calmgrad.differences import Function
 from calmgrad.errors import CheckFailed
 from calmgrad.gradient_check import Check, InputErrors
@@ -25,7 +26,6 @@ from calmgrad.kernels.protocol import Array
 from calmgrad.layout import initial_weights
 from calmgrad.op_cases import BUILDERS, Sizes, cases
 from calmgrad.ops.infonce import infonce
-from calmgrad.shards import Shard, pack, pack_targets
 from calmgrad.tape import Tape, Tensor
 
 WHOLE = ("loss", "contrastive")  # of the whole model
@@ -170,15 +170,15 @@ def _packed(sequences: Sequences) -> Shard:
 
 def _network(wrap: Wrap) -> SimpleNamespace:
     """The functions of network.py, and `infonce`, with every op wrapped."""
-    names: dict[str, Any] = {**vars(network), "infonce": infonce}
-    for name, value in list(names.items()):
+    space: dict[str, Any] = {**vars(network), "infonce": infonce}
+    for name, value in list(space.items()):
         if not isinstance(value, FunctionType):
             continue
-        if value.__module__ == network.__name__:  # the same code, which finds its ops in `names`
-            names[name] = FunctionType(value.__code__, names, name, value.__defaults__)
+        if value.__module__ == network.__name__:  # the same code, which finds its ops in `space`
+            space[name] = FunctionType(value.__code__, space, name, value.__defaults__)
         elif value.__module__.startswith("calmgrad.ops."):
-            names[name] = wrap(value)
-    return SimpleNamespace(**names)
+            space[name] = wrap(value)
+    return SimpleNamespace(**space)
 
 
 def whole(batch: Batch, name: str, arrays: dict[str, Array], wrap: Wrap = lambda op: op) -> Subject:
@@ -204,7 +204,7 @@ def _calls(batch: Batch, head: str, arrays: dict[str, Array], backend: Backend) 
             tensors = {k: v for k, v in given.items() if isinstance(v, Tensor)}
             others = {k: v for k, v in given.items() if k not in tensors}
             copies = {k: np.array(to_numpy(v.value)) for k, v in tensors.items()}
-            where = _place(tape.scope, [names[id(v)] for v in tensors.values() if id(v) in names])
+            where = _place(tape.scope, [called[id(v)] for v in tensors.values() if id(v) in called])
             found.append(
                 Subject(op.__name__, where, _by_name(op, list(tensors), others), copies, head)
             )
@@ -213,7 +213,7 @@ def _calls(batch: Batch, head: str, arrays: dict[str, Array], backend: Backend) 
         return call
 
     p = {name: tape.constant(array) for name, array in arrays.items()}
-    names = {id(tensor): name for name, tensor in p.items()}
+    called = {id(tensor): name for name, tensor in p.items()}
     getattr(batch, head)(_network(noted), p)
     return found
 

@@ -79,6 +79,8 @@ def command(
         raise UsageError("--dataset, --text and --raw exclude each other")
     if sequence is not None and (text is not None or raw is not None):
         raise UsageError("--sequence goes with --dataset")
+    if wanted is not None and (as_json or html_path is not None):
+        raise UsageError("--op goes without --json and --html")
     if html_path is not None:
         from calmgrad.formats.files import check_writable
 

@@ -84,7 +84,7 @@ def command(
     if unknown:
         raise UsageError(f"--op {unknown[0]}: expected one of {', '.join(model_check.names())}")
     with usage_errors():
-        loaded = backends.load(backend)  # type: ignore[arg-type]
+        loaded = backends.load(backend)
     manner = model_check.Manner(loaded, rtol, 0 if full else 1, 0 if full else probes, full, seed)
     batch, arrays = given(model_path, size, dataset, tokens, seed, self_test)
     subjects = model_check.subjects(batch, arrays, loaded, ops)

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from calmgrad import nvidia
-from calmgrad.backend import NAMES, Backend, load
+from calmgrad.backend import Backend
+
+pytest_plugins = ["pytest_calmgrad"]  # in a checkout that is not installed, too
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,10 +31,10 @@ settings.register_profile(
 settings.load_profile(os.environ.get("CALMGRAD_TEST_PROFILE", "default"))
 
 
-@pytest.fixture(params=NAMES, scope="session")
-def backend(request: pytest.FixtureRequest) -> Backend:
+@pytest.fixture(scope="session")
+def backend(calm_backend: Backend) -> Backend:
     """Each backend in turn."""
-    return load(request.param)
+    return calm_backend
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,8 @@ def threads(row: Kernel) -> int:
     numbers = dict(re.findall(r"^#define (\w+) (\d+)", text, re.MULTILINE))
     for bound, entry in BOUNDS.findall(text):
         if entry == row.entry:
-            return int(eval(re.sub(r"[A-Z]\w*", lambda name: numbers[name[0]], bound)))
+            most = bound.split(",")[0]
+            return int(eval(re.sub(r"[A-Z]\w*", lambda name: numbers[name[0]], most)))
     return 256
 
 

@@ -9,6 +9,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,10 @@ import calmgrad
 from calmgrad import settings
 from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
+from calmgrad.formats import tensors
+from calmgrad.formats.dump import read as read_dump
+from calmgrad.formats.dump import write as write_dump
+from calmgrad.parity.runs import pass_dump
 from calmgrad.search import Index
 from docs import draw
 
@@ -39,6 +45,7 @@ NOT_RUN = {
     "cd ": "goes with git clone",
     "python -m benchmarks": "needs calm-mamba, or takes long: tests/test_benchmarks.py",
     "calmgrad verify-resume": "runs seven processes: tests/cli/test_verify_resume.py does",
+    "calmgrad parity --peer": "needs calm-mamba: tests/cli/test_parity.py has a stand-in",
     "calmgrad tr<TAB>": "keys to press: tests/cli/test_completion.py presses them",
 }
 # What makes a command short; click takes the last value of an option.
@@ -47,6 +54,7 @@ SHORT = {
     "contrastive": ["--max-steps", "2"],
     "demo": ["--steps", "1"],
     "benchmark": ["-s", "nano", "--seconds", "0.01"],
+    "gradcheck": ["--op", "gelu", "--tokens", "24"],
 }
 # Where a text stands, how it begins, and the files it is.
 TEXTS = {
@@ -56,6 +64,8 @@ TEXTS = {
     ("dictionary.md", "<WORD>"): ["entries.train.txt", "entries.val.txt"],
     ("prose.md", "<ATN>"): ["paragraphs.train.txt", "paragraphs.val.txt"],
 }
+# Pages whose code is one story; a block that begins with the name of a file becomes that file.
+STORIES = ["write-an-op.md"]
 RECIPES = ("shell", "dictionary", "prose", "netref")
 HISTORY = """\
 #1700000000
@@ -67,7 +77,7 @@ export API_TOKEN=4f9a1c77
 #1700000064
 git push
 """
-LANGUAGES = {"sh", "console", "text", "python", "toml", "yaml", "math"}
+LANGUAGES = {"c", "sh", "console", "text", "python", "toml", "yaml", "math"}
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")  # as in `calmgrad COMMAND --help`
 FLAG = re.compile(r"(?<![\w-])(?:--[a-z][a-z0-9-]*|-[a-zA-Z])(?![\w-])")
 SPAN = re.compile(r"`([^`\n]+)`")
@@ -165,7 +175,8 @@ def runnable() -> list[Any]:
     return list(found.values())
 
 
-WITH_PYTHON = list(dict.fromkeys(block.page for block in BLOCKS if block.language == "python"))
+PYTHON = [b for b in BLOCKS if b.language == "python" and b.page.name not in STORIES]
+WITH_PYTHON = list(dict.fromkeys(block.page for block in PYTHON))
 
 
 def blocks(language: str) -> list[Any]:
@@ -197,6 +208,16 @@ def write_texts(folder: Path, model: calmgrad.Model) -> None:
         shutil.copy(ROOT / "docs" / name, folder / "docs")
 
 
+def write_dumps(folder: Path, model: calmgrad.Model, sequence: list[int]) -> None:
+    """What an engine without mistakes has to say of one sequence."""
+    shutil.copy(folder / "model.cwgt", folder / "trained.cwgt")
+    calmgrad.write_dataset(folder / "one.ctds", [sequence], [1])
+    told = pass_dump(model, [sequence], [1])
+    for name in ("theirs.dump", "ours.dump"):
+        write_dump(folder / name, told, raw=True)
+    told.arrays["grads"].astype("<f4").tofile(folder / "grads.f32")
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every file that a documented command reads, small."""
@@ -215,17 +236,23 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = calmgrad.new_model(d_model=16, n_layers=1)
     model.save(folder / "model.cwgt")
     write_texts(folder, model)
+    dump = pass_dump(model, sequences[:3], positions[:3])
+    write_dump(folder / "engine.dump", dump, raw=True)
+    dump.arrays["grads"].tofile(folder / "grads.bin")
+    tensors.write(folder / "model.safetensors", model.data())
     with calmgrad.Trainer(model) as trainer:
         trainer.compute_fisher(sequences, positions)
         trainer.save(folder / "base.cwgt")
     shutil.copy(folder / "base.cwgt", folder / "tuned.cwgt")
+    write_dumps(folder, model, sequences[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         sizes: dict[str, Any] = dict(model="new", d_model=16, n_layers=1)
         calmgrad.train(dataset="train.ctds", max_steps=2, save_dir="runs/nano-1", **sizes)
     for name in ("mini", "demo-1", "history", "lm", *RECIPES):
         shutil.copytree(folder / "runs" / "nano-1", folder / "runs" / name)
-    shutil.copy(folder / "test.ctds", folder / "runs" / "demo-1" / "validation.ctds")
+    validation = folder / "runs" / "demo-1" / "validation.ctds"
+    calmgrad.write_dataset(validation, sequences * 2, positions * 2)
     for block in BLOCKS:
         for (page, tag), names in TEXTS.items():
             if block.page.name == page and block.text.startswith(tag):
@@ -291,12 +318,38 @@ def test_python_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str
         "sequences": sequences,
         "cmd_positions": positions,
     }
-    for block in BLOCKS:
-        if (block.page, block.language) == (page, "python"):
+    for block in PYTHON:
+        if block.page == page:
             # With the line numbers of the page, for tracebacks.
             code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
             exec(code, given)
             assert bool(capsys.readouterr().out) == ("print(" in block.text), block.name
+
+
+@pytest.mark.parametrize("page", STORIES)
+def test_stories_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace; files of tests by pytest, other files as scripts."""
+    monkeypatch.syspath_prepend(tmp_path)
+    told: dict[str, Any] = {}
+    for block in [b for b in BLOCKS if b.page.name == page and b.language == "python"]:
+        named = re.match(r"# (\w+\.py)\n", block.text)
+        if named is None:
+            exec(compile("\n" * (block.line - 1) + block.text, str(block.page), "exec"), told)
+            continue
+        path = tmp_path / named[1]
+        path.write_text(block.text, encoding="utf-8")
+        if path.name.startswith("test_"):
+            run_python(tmp_path, "-m", "pytest", "-q", "-p", "pytest_calmgrad", path.name)
+        else:
+            run_python(tmp_path, path.name)
+
+
+def run_python(folder: Path, *args: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    done = subprocess.run(
+        [sys.executable, *args], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("block", [*blocks("toml"), *blocks("yaml")])
@@ -505,3 +558,25 @@ def test_links_out_of_the_project_are_known() -> None:
     assert {
         re.sub(r"^https://arxiv\.org/abs/\d{4}\.\d{4,5}$", "arxiv", link) for link in found
     } <= {"arxiv"}
+
+
+def test_c_writes_a_dump(tmp_path: Path) -> None:
+    """The functions of docs/tutorials/debug-a-c-engine.md, compiled."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    (block,) = (b for b in BLOCKS if b.language == "c")
+    main = """
+    int main(void) {
+        float u[6] = {0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 5.0f};
+        FILE *file = dump_begin("c.dump");
+        dump(file, "blocks.0.mixer.u", u, 2, 3);
+        return dump_end(file);
+    }
+    """
+    (tmp_path / "c.c").write_text(block.text + main)
+    words = [compiler, "-Wall", "-Wextra", "-Werror", "-o", "c", "c.c"]
+    subprocess.run(words, cwd=tmp_path, check=True)
+    subprocess.run([tmp_path / "c"], cwd=tmp_path, check=True)
+    (name, array), *more = read_dump(tmp_path / "c.dump").arrays.items()
+    assert (name, array.tolist(), more) == ("blocks.0.mixer.u", [[0, 1, 2], [3, 4, 5]], [])

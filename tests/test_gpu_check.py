@@ -223,7 +223,7 @@ def test_a_table_of_floors() -> None:
 def test_runs_that_differ_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([[1.0], [1.0 + 1e-15]])
     weights = SimpleNamespace(tobytes=lambda: b"same")
-    monkeypatch.setattr(network, "_steps", lambda *_: (next(losses), [], weights))
+    monkeypatch.setattr(network, "steps", lambda *_: (next(losses), [], weights))
     monkeypatch.setattr(network, "_ops_that_differ", lambda _: [])
     with pytest.raises(Failed, match="two runs differ"):
         network.determinism(Subject(emulated=True))
@@ -296,3 +296,17 @@ def test_every_kernel_of_a_step_is_timed() -> None:
     for row in rows:
         assert row["bytes"] > 0, row
         assert row["us_floor"] == pytest.approx(row["of_floor"] * row["us_median"])
+
+
+def test_the_lines_of_whole_steps() -> None:
+    row = {
+        "size": "nano",
+        "shape": "8x768",
+        "tokens": 6144,
+        "calmgrad tf32": {"ms_median": 0.5},
+        "calm-mamba AMP": {"ms_median": 5.0},
+        "times_faster": {"calmgrad tf32": {"calm-mamba AMP": 10.0}},
+    }
+    first, second = gpu_check.table("steps", {"rows": [row]})
+    assert first.split() == "nano 8x768 calmgrad tf32 0.500 ms 10.0x calm-mamba AMP".split()
+    assert second.split() == "nano 8x768 calm-mamba AMP 5.000 ms".split()

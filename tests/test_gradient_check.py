@@ -95,7 +95,6 @@ def test_large_and_small_points() -> None:
     gradcheck(lambda x: basic.exp(basic.mul(x, 1e-9)), X)
 
 
-@pytest.mark.parametrize("full", [False, True])
 def test_probes_see_an_error_in_the_smallest_gradients() -> None:
     scale = np.geomspace(1e-9, 1, X.size).reshape(X.shape)
 
@@ -169,6 +168,7 @@ def test_an_error_in_backward_names_the_op() -> None:
     assert caught.value.__notes__ == ["in the backward step of my_op"]
 
 
+@pytest.mark.parametrize("full", [False, True])
 def test_nan_and_infinity_fail(full: bool) -> None:
     spoilt = X.copy()
     spoilt[1, 2] = np.nan

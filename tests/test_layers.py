@@ -21,7 +21,7 @@ LAYERS = [
     "arena shapes packing devices backend staging mirror replay",
     "tape",
     "ops",
-    "network memory cutting buckets",
+    "network parameters memory cutting buckets",
     "shards nan_search",
     "formats domains template prompt",
     "decoder sampling generation",
@@ -29,8 +29,8 @@ LAYERS = [
     "optim schedule ewc update fisher",
     "trainer trainer_state",
     "settings settings_schema settings_yaml",
-    "data demo demo_session demo_vocabulary history evaluation loop gradient_check differences op_cases"
-    " model_check planted_errors parity explain"
+    "data demo demo_session demo_vocabulary history evaluation loop parity explain"
+    " gradient_check differences op_cases model_check planted_errors testing"
     " plots continual rundir starting training conversion dataset_statistics dataset_editing"
     " redaction retrieval contrastive texts search suggestions ceilings op_profile events run"
     " run_state resume saving telling trace",

@@ -72,6 +72,8 @@ def values_of(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
             return st.lists(values_of(item), max_size=3)
         case msgspec.inspect.BoolType():
             return st.booleans()
+        case msgspec.inspect.StrType(pattern=str(pattern)):
+            return st.from_regex(pattern, fullmatch=True).filter(lambda x: "\n" not in x)
         case msgspec.inspect.StrType(min_length=shortest):
             return st.text(min_size=shortest or 0)
         case msgspec.inspect.IntType(ge=low, le=high):

@@ -6,6 +6,7 @@ import pytest
 
 from calmgrad import shapes
 from calmgrad.shapes import check
+from calmgrad.tape import Tape
 
 
 def test_the_example_in_the_docstring() -> None:
@@ -29,9 +30,18 @@ def test_no_dimension() -> None:
         ((4, 3), "C", "op: x has shape (4, 3), expected (C,)"),
         ((4,), "T C", "op: x has shape (4,), expected (T, C)"),
         ((4, 7), "T C", "op: x has shape (4, 7), expected (T, C) with C = 3 from first"),
+        ((5,), "2*H", "op: x has shape (5,), expected (2*H,)"),
         ((5,), "2*C", "op: x has shape (5,), expected (2*C,) with C = 3 from first"),
     ],
 )
 def test_messages(shape: tuple[int, ...], contract: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check("op", first=(np.ones(3), "C"), x=(np.ones(shape), contract))
+
+
+def test_a_product_binds_its_letter() -> None:
+    assert check("op", x=(np.ones(6), "2*H"), y=(np.ones(3), "H")) == {"H": 3}
+
+
+def test_tensors_have_shapes_too() -> None:
+    assert check("op", x=(Tape("reference").constant(np.ones((2, 3))), "T C")) == {"T": 2, "C": 3}

@@ -33,6 +33,8 @@ def test_a_link_to_nothing_is_an_error(tmp_path: Path) -> None:
     )
     with pytest.raises(FileNotFoundError, match=r"calmgrad/tapes\.py: a page leads to it"):
         site.page("docs/x.md", "[tape](../calmgrad/tapes.py)\n")
+    site.page("docs/x.md", "see [data.md](data.md)\n")
+    assert (tmp_path / "x.md").read_text() == "see [Data](data.md)\n"
     site.page("docs/x.md", "```text\n[no link](../calmgrad/tapes.py)\n```\n")
 
 

@@ -11,6 +11,7 @@ from benchmarks.gpu.kernels import TINY_WIDTHS, WIDTHS, one_pass, ops
 from benchmarks.gpu.subject import Failed, Subject
 from benchmarks.options import ROOT
 from calmgrad.cutting import pack_targets
+from calmgrad.kernels.cuda.device import Precision
 from calmgrad.layout import layout
 from calmgrad.model import Model
 from calmgrad.op_cases import Sizes, cases
@@ -42,7 +43,7 @@ def golden(subject: Subject) -> Results:
         if not error < EXACT:
             wrong.append(f"{path.stem}: the gradient of {where} is off by {error:.1e}")
         if "adamw_losses" in arrays:
-            losses = _steps(subject.name, model, sequences, positions)[0]
+            losses = steps(subject.name, model, sequences, positions)[0]
             row["loss_error"] = _relative(losses, arrays["adamw_losses"])
             if not row["loss_error"] < LOSS:
                 wrong.append(f"{path.stem}: losses are off by {row['loss_error']:.1e}")
@@ -98,13 +99,13 @@ def _worst(got: Any, right: Any, model: Model) -> tuple[float, str]:
 def parity(subject: Subject) -> Results:
     """Training steps from the same weights on the same batch, on the CPU and on the GPU."""
     shape = "3x9" if subject.emulated else "8x256"
-    steps = 2 if subject.emulated else STEPS
+    count = 2 if subject.emulated else STEPS
     rows, wrong = [], []
     for size in ("nano",) if subject.emulated else ("nano", "small"):
-        sequences, positions = _batch(shape)
+        sequences, positions = batch(shape)
         start = subject.new_model(size).weights.copy()
         on_cpu, on_gpu = (
-            _steps(name, subject.new_model(size), sequences, positions, steps)
+            steps(name, subject.new_model(size), sequences, positions, count)
             for name in ("cpu", subject.name)
         )
         moved = on_cpu[2] - start
@@ -130,10 +131,10 @@ def determinism(subject: Subject) -> Results:
     differ = _ops_that_differ(subject)
     if differ:
         raise Failed(f"ops give other bytes the second time: {', '.join(differ)}")
-    shape, steps = ("3x9", 2) if subject.emulated else ("shell32", STEPS)
-    sequences, positions = _batch(shape)
+    shape, count = ("3x9", 2) if subject.emulated else ("shell32", STEPS)
+    sequences, positions = batch(shape)
     first, second = (
-        _steps(subject.name, subject.new_model("nano"), sequences, positions, steps)
+        steps(subject.name, subject.new_model("nano"), sequences, positions, count)
         for _ in range(2)
     )
     if first[0] != second[0] or first[2].tobytes() != second[2].tobytes():
@@ -152,18 +153,23 @@ def _ops_that_differ(subject: Subject) -> list[str]:
     return found
 
 
-def _batch(shape: str) -> tuple[list[Any], list[int]]:
+def batch(shape: str) -> tuple[list[Any], list[int]]:
     batch = batch_of(shape)
     return [np.asarray(tokens, np.int64) for tokens in batch["tokens"]], batch["positions"]
 
 
-def _steps(
-    device: str, model: Model, sequences: Any, positions: Any, steps: int = STEPS
+def steps(
+    device: str,
+    model: Model,
+    sequences: Any,
+    positions: Any,
+    count: int = STEPS,
+    precision: Precision = "float32",
 ) -> tuple[list[float], list[float], Any]:
     """Losses, norms of the gradient, and the weights afterwards."""
     losses, norms = [], []
-    with calmgrad.Trainer(model, lr=1e-3, device=device) as trainer:
-        for _ in range(steps):
+    with calmgrad.Trainer(model, lr=1e-3, device=device, matmul_precision=precision) as trainer:
+        for _ in range(count):
             losses.append(float(trainer.step(sequences, positions)))
             norms.append(float(trainer.grad_norm))
     return losses, norms, model.weights.copy()

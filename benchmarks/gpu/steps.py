@@ -56,10 +56,14 @@ def _row(subject: Subject, options: Options, size: str, shape: str) -> Results:
     row: Results = {"size": size, "shape": shape, "tokens": sum(lengths_of(shape))}
     for contestant in contestants:
         row[contestant.name] = _per_step(contestant, steps)
-    for theirs in contestants[2:] if not subject.emulated else ():
-        for mine in contestants[:2]:
-            ratio = row[theirs.name]["ms_median"] / row[mine.name]["ms_median"]
-            row[f"{mine.name} over {theirs.name}"] = ratio
+    if not subject.emulated:
+        row["times_faster"] = {
+            mine.name: {
+                theirs.name: row[theirs.name]["ms_median"] / row[mine.name]["ms_median"]
+                for theirs in contestants[2:]
+            }
+            for mine in contestants[:2]
+        }
     return row
 
 

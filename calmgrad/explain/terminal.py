@@ -27,9 +27,11 @@ class _Teller:
     def line(self, text: str = "", style: str | None = None) -> None:
         self.console.print(text, style=style, soft_wrap=True)
 
-    def named(self, name: str, text: str) -> None:
-        """A dim word in front, then what it says."""
-        line = Text("    ").append(f"{name:<10}", style="dim").append(text)
+    def named(self, name: str, text: str, bars: str = "") -> None:
+        """A dim word in front, then what it says; `bars` is the colour of a histogram in front."""
+        said = Text(text)
+        said.stylize(bars, 0, BINS)
+        line = Text("    ").append(f"{name:<10}", style="dim").append(said)
         self.console.print(line, soft_wrap=True)
 
 
@@ -45,14 +47,14 @@ def tell(
     Raises:
         UsageError: no op has it.
     """
-    teller = _Teller(console)
-    targets = len(story.rows)
-    teller.line("; ".join(about.values()), "dim")
-    teller.line(f"{len(story.tokens)} tokens, {targets} to predict; loss {story.loss:.4f} nats")
     told = [op for op in story.ops if wanted is None or wanted in op.name]
     if not told:
         names = ", ".join(op.name for op in story.ops[:4])
         raise UsageError(f"--op {wanted!r}: no op has this in its name; there are {names}, …")
+    teller = _Teller(console)
+    teller.line("; ".join(about.values()), "dim")
+    targets = len(story.rows)
+    teller.line(f"{len(story.tokens)} tokens, {targets} to predict; loss {story.loss:.4f} nats")
     seen: dict[str, str] = {}
     for op in told:
         _op(teller, story, op, seen)
@@ -80,8 +82,8 @@ def _op(teller: _Teller, story: Story, op: OpStory, seen: dict[str, str]) -> Non
         _formula(teller, "backward", formula.backward)
     else:
         teller.named("formulas", f"as those of {before}")
-    teller.named("value", _numbers(op.value))
-    teller.named("gradient", _numbers(op.gradient))
+    teller.named("value", _numbers(op.value), "cyan")
+    teller.named("gradient", _numbers(op.gradient), "yellow")
     teller.named("time", f"{op.forward * 1e6:.0f} us forward, {op.backward * 1e6:.0f} us backward")
 
 

@@ -32,7 +32,7 @@ def select_rows(x: Tensor, rows: Array) -> Tensor:
     y = tape.empty((dims["K"], dims["D"]))
     kernels.select_rows_forward(y.value, x.value, rows)
 
-    @tape.record("select_rows", y)
+    @tape.record("select_rows", y, {"x": x})
     def backward() -> None:
         with x.gradient() as dx:
             kernels.select_rows_backward(dx, y.grad, rows)

@@ -16,6 +16,8 @@ from docs.site import flags, notebooks
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 OUTSIDE = {"README.md": "readme", "CHANGES.md": "changes", "CONTRIBUTING.md": "contributing"}
+PICTURES = (".svg", ".png")
+FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
 API_LIST = "docs/api.md"  # its links to modules lead to what their docstrings say
 
@@ -36,16 +38,21 @@ class Site:
     def page(self, file: str, text: str | None = None) -> None:
         """Add a page of the repository, its links led to pages of the site."""
         text = (ROOT / file).read_text(encoding="utf-8") if text is None else text
-        self.write(name_of(file), "\n".join(self._relinked(text.splitlines(), file)) + "\n")
+        self.write(name_of(file), "".join(self._relinked(text, file)))
 
-    def _relinked(self, lines: list[str], file: str) -> Iterator[str]:
-        fenced = False
-        for line in lines:
-            fenced ^= line.startswith("```")
-            if fenced:
-                yield line
+    def _relinked(self, text: str, file: str) -> Iterator[str]:
+        for number, part in enumerate(FENCED.split(text)):
+            if number % 2:
+                yield part
             else:
-                yield LINK.sub(lambda link: f"{link[1]}({self._target(link[2], file)})", line)
+                yield LINK.sub(lambda link: self._relink(link[1], link[2], file), part)
+
+    def _relink(self, label: str, target: str, file: str) -> str:
+        """A link for the site: a page that is called by its file's name gets its title."""
+        if label == f"[{posixpath.basename(target)}]" and target.endswith(".md"):
+            page = ROOT / posixpath.join(posixpath.dirname(file), target)
+            label = f"[{page.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}]"
+        return f"{label}({self._target(target, file)})"
 
     def _target(self, target: str, file: str) -> str:
         """Where a link of `file` leads to in the site."""
@@ -54,7 +61,7 @@ class Site:
             return target
         wanted = posixpath.normpath(posixpath.join(posixpath.dirname(file), path))
         here = posixpath.dirname(name_of(file))
-        if wanted.endswith(".svg"):
+        if wanted.endswith(PICTURES):
             return posixpath.relpath(wanted.removeprefix("docs/"), here or ".")
         if is_page(wanted):
             name = name_of(wanted)
@@ -154,8 +161,8 @@ def arrange(folder: Path, run: Callable[[Path], str] = notebooks.to_markdown) ->
     """
     shutil.rmtree(folder, ignore_errors=True)
     site = Site(folder)
-    for picture in DOCS.rglob("*.svg"):
-        if "_build" not in picture.parts:
+    for picture in DOCS.rglob("*"):
+        if picture.suffix in PICTURES and "_build" not in picture.parts:
             (folder / picture.relative_to(DOCS)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(picture, folder / picture.relative_to(DOCS))
     for file in [*pages(), *OUTSIDE]:

@@ -1,5 +1,6 @@
 """Formulas as MathML, made when the site is built: a browser needs no script and no network."""
 
+import re
 from typing import Any
 from xml.etree import ElementTree
 
@@ -7,13 +8,22 @@ from docutils.nodes import Element, SkipNode
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
+# What the converter makes -> what TeX would.
+TIDY = [
+    (r'</mi><mi mathvariant="normal">', ""),  # an upright name is one, not a product of letters
+    (r"<mo>(max|min)</mo>", r"<mi>\1</mi>"),
+    (r"<mi>(ln|log|exp|tanh|cos)</mi>(?!<mo)", r'<mi>\1</mi><mspace width="0.17em"/>'),
+    (r"<mo>&#x02202;</mo>", "<mi>&#x02202;</mi>"),  # the partial derivative
+    (r"<mo>&#x0002F;</mo>", '<mo lspace="0" rspace="0">&#x0002F;</mo>'),  # a / b
+]
+
 
 def mathml(latex: str, display: bool) -> str:
     """A formula; ValueError if a command in it is not known."""
     latex = latex.strip().replace("{aligned}", "{align*}")  # the one of both that is known
     converted = convert(latex, display="block" if display else "inline")
-    # A name in upright letters is one name, not a product of letters.
-    converted = converted.replace('</mi><mi mathvariant="normal">', "")
+    for pattern, better in TIDY:
+        converted = re.sub(pattern, better, converted)
     for leaf in ElementTree.fromstring(converted).iter():
         if leaf.text and ("\\" in leaf.text or leaf.text == "&"):  # unknown: passed on as text
             raise ValueError(f"formula {latex!r}: {leaf.text} is not known")

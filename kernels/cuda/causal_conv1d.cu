@@ -47,8 +47,9 @@ struct Window {
 };
 
 extern "C" __global__ void __launch_bounds__(WARPS * WARP) causal_conv1d_forward(
-    real* y, index_t y_row, const real* x, index_t x_row, const real* weight, const index_t* pos,
-    index_t tokens, index_t channels, index_t taps) {
+    real* __restrict__ y, index_t y_row, const real* __restrict__ x, index_t x_row,
+    const real* __restrict__ weight, const index_t* __restrict__ pos, index_t tokens,
+    index_t channels, index_t taps) {
   const index_t c = index_t(blockIdx.x) * WARP + threadIdx.x;
   const index_t first = (index_t(blockIdx.y) * WARPS + threadIdx.y) * RUN;
   if (c >= channels || first >= tokens) return;
@@ -78,10 +79,10 @@ __device__ __forceinline__ real sum_of_warps(real x) {
 }
 
 // partials: (blocks along the tokens, channels, taps), the weights' gradient from each block.
-extern "C" __global__ void __launch_bounds__(WARPS * WARP) causal_conv1d_backward(
-    real* dx, index_t dx_row, real* partials, const real* dy, index_t dy_row, const real* x,
-    index_t x_row, const real* weight, const index_t* pos, index_t tokens, index_t channels,
-    index_t taps) {
+extern "C" __global__ void __launch_bounds__(WARPS * WARP, 4) causal_conv1d_backward(
+    real* __restrict__ dx, index_t dx_row, real* __restrict__ partials, const real* __restrict__ dy,
+    index_t dy_row, const real* __restrict__ x, index_t x_row, const real* __restrict__ weight,
+    const index_t* __restrict__ pos, index_t tokens, index_t channels, index_t taps) {
   const index_t c = index_t(blockIdx.x) * WARP + threadIdx.x;
   const index_t first = (index_t(blockIdx.y) * WARPS + threadIdx.y) * RUN;
   const bool mine = c < channels && first < tokens;

@@ -2,8 +2,8 @@
 // row; one without a target is skipped.
 
 extern "C" __global__ void cross_entropy_forward(
-    real* nll, real* lse, const real* logits, index_t row, const index_t* targets, index_t rows,
-    index_t classes) {
+    real* __restrict__ nll, real* __restrict__ lse, const real* __restrict__ logits, index_t row,
+    const index_t* __restrict__ targets, index_t rows, index_t classes) {
   const index_t t = row_of_this_warp();
   if (t >= rows) return;
   const real* scores = logits + t * row;
@@ -24,8 +24,9 @@ extern "C" __global__ void cross_entropy_forward(
 }
 
 extern "C" __global__ void cross_entropy_backward(
-    real* dlogits, index_t dlogits_row, const real* dnll, const real* lse, const real* logits,
-    index_t row, const index_t* targets, index_t rows, index_t classes) {
+    real* __restrict__ dlogits, index_t dlogits_row, const real* __restrict__ dnll,
+    const real* __restrict__ lse, const real* __restrict__ logits, index_t row,
+    const index_t* __restrict__ targets, index_t rows, index_t classes) {
   const index_t t = row_of_this_warp();
   if (t >= rows) return;
   const index_t target = targets[t];

@@ -2,8 +2,8 @@
 
 // A warp copies a row.
 extern "C" __global__ void embedding_forward(
-    real* y, index_t y_row, const real* table, index_t table_row, const index_t* tokens,
-    index_t rows, index_t columns) {
+    real* __restrict__ y, index_t y_row, const real* __restrict__ table, index_t table_row,
+    const index_t* __restrict__ tokens, index_t rows, index_t columns) {
   const index_t t = row_of_this_warp();
   if (t >= rows) return;
   const real* from = table + tokens[t] * table_row;
@@ -17,8 +17,8 @@ extern "C" __global__ void embedding_forward(
 #define WIDE 4  // columns of a lane: a block sums WIDE * WARP columns before it looks again
 
 extern "C" __global__ void __launch_bounds__(WARPS * WARP) embedding_backward(
-    real* dtable, index_t dtable_row, const real* dy, index_t dy_row, const index_t* tokens,
-    index_t rows, index_t columns) {
+    real* __restrict__ dtable, index_t dtable_row, const real* __restrict__ dy, index_t dy_row,
+    const index_t* __restrict__ tokens, index_t rows, index_t columns) {
   __shared__ real sums[WARPS][WIDE * WARP];
   const index_t row = blockIdx.x;
   const int lane = threadIdx.x, warp = threadIdx.y;

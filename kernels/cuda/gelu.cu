@@ -4,7 +4,8 @@
 #define CUBIC real(0.044715)
 
 extern "C" __global__ void gelu_forward(
-    real* y, index_t y_row, const real* x, index_t x_row, index_t rows, index_t columns) {
+    real* __restrict__ y, index_t y_row, const real* __restrict__ x, index_t x_row, index_t rows,
+    index_t columns) {
   const index_t t = row_of_this_warp();
   if (t >= rows) return;
   for (index_t c = threadIdx.x; c < columns; c += WARP) {
@@ -15,8 +16,8 @@ extern "C" __global__ void gelu_forward(
 }
 
 extern "C" __global__ void gelu_backward(
-    real* dx, index_t dx_row, const real* dy, index_t dy_row, const real* x, index_t x_row,
-    index_t rows, index_t columns) {
+    real* __restrict__ dx, index_t dx_row, const real* __restrict__ dy, index_t dy_row,
+    const real* __restrict__ x, index_t x_row, index_t rows, index_t columns) {
   const index_t t = row_of_this_warp();
   if (t >= rows) return;
   for (index_t c = threadIdx.x; c < columns; c += WARP) {

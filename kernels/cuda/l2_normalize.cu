@@ -4,8 +4,8 @@
 __device__ __forceinline__ real divisor(real norm, real eps) { return norm <= eps ? eps : norm; }
 
 extern "C" __global__ void l2_normalize_forward(
-    real* y, index_t y_row, real* norm, const real* x, index_t x_row, index_t rows,
-    index_t columns, real eps) {
+    real* __restrict__ y, index_t y_row, real* __restrict__ norm, const real* __restrict__ x,
+    index_t x_row, index_t rows, index_t columns, real eps) {
   const index_t b = row_of_this_warp();
   if (b >= rows) return;
   real sum = 0;
@@ -18,8 +18,9 @@ extern "C" __global__ void l2_normalize_forward(
 }
 
 extern "C" __global__ void l2_normalize_backward(
-    real* dx, index_t dx_row, const real* dy, index_t dy_row, const real* y, index_t y_row,
-    const real* norm, index_t rows, index_t columns, real eps) {
+    real* __restrict__ dx, index_t dx_row, const real* __restrict__ dy, index_t dy_row,
+    const real* __restrict__ y, index_t y_row, const real* __restrict__ norm, index_t rows,
+    index_t columns, real eps) {
   const index_t b = row_of_this_warp();
   if (b >= rows) return;
   real along = 0;

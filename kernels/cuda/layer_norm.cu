@@ -2,8 +2,9 @@
 
 // A warp takes a row. It reads it three times; the second and third time it is in the cache.
 extern "C" __global__ void layer_norm_forward(
-    real* y, index_t y_row, real* mean, real* rstd, const real* x, index_t x_row,
-    const real* weight, const real* bias, index_t rows, index_t columns, real eps) {
+    real* __restrict__ y, index_t y_row, real* __restrict__ mean, real* __restrict__ rstd,
+    const real* __restrict__ x, index_t x_row, const real* __restrict__ weight,
+    const real* __restrict__ bias, index_t rows, index_t columns, real eps) {
   const index_t t = row_of_this_warp();
   if (t >= rows) return;
   const real* from = x + t * x_row;
@@ -29,9 +30,10 @@ extern "C" __global__ void layer_norm_forward(
 #define ROWS 32
 
 extern "C" __global__ void __launch_bounds__(WARPS * WARP) layer_norm_backward(
-    real* dx, index_t dx_row, real* partials, const real* dy, index_t dy_row, const real* x,
-    index_t x_row, const real* mean, const real* rstd, const real* weight, index_t rows,
-    index_t columns, index_t accumulate) {
+    real* __restrict__ dx, index_t dx_row, real* __restrict__ partials, const real* __restrict__ dy,
+    index_t dy_row, const real* __restrict__ x, index_t x_row, const real* __restrict__ mean,
+    const real* __restrict__ rstd, const real* __restrict__ weight, index_t rows, index_t columns,
+    index_t accumulate) {
   __shared__ real sums[2][WARPS][WARP];
   const index_t first = index_t(blockIdx.x) * ROWS;
   const index_t last = first + ROWS < rows ? first + ROWS : rows;

@@ -4,7 +4,8 @@
 #define WARPS 32
 
 extern "C" __global__ void __launch_bounds__(WARPS * WARP) sum_partials(
-    real* out, const real* partials, index_t row, index_t parts, index_t size) {
+    real* __restrict__ out, const real* __restrict__ partials, index_t row, index_t parts,
+    index_t size) {
   __shared__ real sums[WARPS][WARP];
   const index_t i = index_t(blockIdx.x) * WARP + threadIdx.x;
   real sum = 0;

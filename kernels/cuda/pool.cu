@@ -3,8 +3,8 @@
 #define WARPS 16
 
 extern "C" __global__ void __launch_bounds__(WARPS * WARP) pool_forward(
-    real* y, index_t y_row, const real* x, index_t x_row, const index_t* offsets, index_t columns,
-    index_t last) {
+    real* __restrict__ y, index_t y_row, const real* __restrict__ x, index_t x_row,
+    const index_t* __restrict__ offsets, index_t columns, index_t last) {
   __shared__ real sums[WARPS][WARP];
   const index_t b = blockIdx.x, c = index_t(blockIdx.y) * WARP + threadIdx.x;
   const index_t start = offsets[b], stop = offsets[b + 1];
@@ -20,8 +20,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) pool_forward(
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS * WARP) pool_backward(
-    real* dx, index_t dx_row, const real* dy, index_t dy_row, const index_t* offsets,
-    index_t columns, index_t last) {
+    real* __restrict__ dx, index_t dx_row, const real* __restrict__ dy, index_t dy_row,
+    const index_t* __restrict__ offsets, index_t columns, index_t last) {
   const index_t b = blockIdx.x, c = index_t(blockIdx.y) * WARP + threadIdx.x;
   if (c >= columns) return;
   const index_t start = offsets[b], stop = offsets[b + 1];

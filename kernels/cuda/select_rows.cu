@@ -2,8 +2,8 @@
 
 // A warp copies a row.
 extern "C" __global__ void select_rows_forward(
-    real* y, index_t y_row, const real* x, index_t x_row, const index_t* rows, index_t count,
-    index_t columns) {
+    real* __restrict__ y, index_t y_row, const real* __restrict__ x, index_t x_row,
+    const index_t* __restrict__ rows, index_t count, index_t columns) {
   const index_t k = row_of_this_warp();
   if (k >= count) return;
   const real* from = x + rows[k] * x_row;
@@ -13,8 +13,8 @@ extern "C" __global__ void select_rows_forward(
 // A warp puts a row back, and 0 into those between the row before and it; the last one has only
 // the zeros behind the last row.
 extern "C" __global__ void select_rows_backward(
-    real* dx, index_t dx_row, const real* dy, index_t dy_row, const index_t* rows, index_t count,
-    index_t tokens, index_t columns) {
+    real* __restrict__ dx, index_t dx_row, const real* __restrict__ dy, index_t dy_row,
+    const index_t* __restrict__ rows, index_t count, index_t tokens, index_t columns) {
   const index_t k = row_of_this_warp();
   if (k > count) return;
   const index_t own = k < count ? rows[k] : tokens;

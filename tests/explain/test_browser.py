@@ -187,6 +187,29 @@ def test_heat_map_and_buffer_by_keyboard(page: Any, story: Story) -> None:
     assert shown == pytest.approx(float(p.gradient[0, 1]), rel=6e-3)
 
 
+def test_a_cell_with_time_chooses_its_token(page: Any, story: Story) -> None:
+    logits = next(i for i, op in enumerate(story.ops) if op.name == "logits")
+    page.execute_script("document.getElementById(`op-${arguments[0]}`).click()", logits)
+    page.execute_script("document.querySelector('#panel .heat').focus()")
+    press(page, "ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT", "ENTER")
+    assert texts(page, "#token-said")[0].startswith(f"Token {story.rows[2]}, ")
+    assert texts(page, ".token[aria-selected='true']")[0].startswith(
+        story.tokens[story.rows[2]].label
+    )
+    ruled = page.find_element("css selector", "#panel .rule").get_attribute("style")
+    assert f"left: {100 * 2 / len(story.rows):.3f}"[:9] in ruled
+
+
+def test_the_map_knows_where_each_parameter_begins_and_ends(page: Any, story: Story) -> None:
+    draw_everything(page)
+    for i, p in enumerate(story.parameters):
+        found = page.execute_script(
+            "return [arguments[0], arguments[1]].map((e) => page.buffer.parameterAt(e))",
+            p.start, p.start + p.value.size - 1,
+        )  # fmt: skip
+        assert found == [i, i]
+
+
 def test_the_scan_of_a_channel(page: Any, story: Story) -> None:
     draw_everything(page)
     page.execute_script(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -84,6 +84,7 @@ def test_names_from_outside_stay_text(reader: Reader) -> None:
 
 
 @given(st.text("<>&/!-\"'\\a\u2028\u202e\x00\udcff"))
+@example("</script ><!--<script>&lt;")
 def test_json_in_a_script(text: str) -> None:
     told = script_json({"text": text})
     assert json.loads(told)["text"] == text

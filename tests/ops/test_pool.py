@@ -1,29 +1,29 @@
+import itertools
 import re
 from functools import partial
 
 import numpy as np
 import pytest
+from hypothesis import given
 
 from calmgrad.backend import Backend
 from calmgrad.ops.pool import pool
 from calmgrad.packing import Packing
 from calmgrad.tape import Tape
-from tests.ops.helpers import assert_near, run
-
-LENGTHS = [1, 4, 2, 20]
+from calmgrad.testing import Packed, packed_sequences
+from tests.ops.helpers import assert_near, run, weights_of
 
 
 @pytest.mark.parametrize("how", ["mean", "last"])
-@pytest.mark.parametrize("width", [1, 17])
-def test_definition_and_each_sequence_alone(backend: Backend, how: str, width: int) -> None:
-    rng = np.random.default_rng(0)
-    x, weights = rng.standard_normal((27, width)), rng.standard_normal((4, width))
-    op = partial(pool, packing=Packing.of(LENGTHS, backend.xp), how=how)
-    done = run(backend, op, {"x": x}, weights=weights)
-    start = 0
-    for b, n in enumerate(LENGTHS):
-        rows = slice(start, start + n)
-        for c in range(width):
+@given(packed=packed_sequences())
+def test_definition_and_each_sequence_alone(backend: Backend, how: str, packed: Packed) -> None:
+    x, packing = packed
+    there = Packing.of(np.diff(packing.offsets).tolist(), backend.xp)
+    weights = weights_of((len(packing.offsets) - 1, x.shape[1]))
+    done = run(backend, partial(pool, packing=there, how=how), {"x": x}, weights=weights)
+    for b, (start, stop) in enumerate(itertools.pairwise(packing.offsets.tolist())):
+        rows, n = slice(start, stop), stop - start
+        for c in range(x.shape[1]):
             column = x[rows, c].tolist()
             expected = sum(column) / n if how == "mean" else column[-1]
             assert abs(done.y[b, c] - expected) < 1e-14
@@ -39,7 +39,6 @@ def test_definition_and_each_sequence_alone(backend: Backend, how: str, width: i
         )
         assert_near(done.y[b : b + 1], alone.y, 1e-15)
         assert_near(done.grads["x"][rows], alone.grads["x"], 1e-15)
-        start += n
 
 
 def test_last_lets_nothing_flow_to_earlier_tokens(backend: Backend) -> None:

@@ -1,0 +1,300 @@
+"""Hold one engine's pass against the formulas and another pass; name the first op that differs.
+
+Each value is made again from what the same engine says the op read. So an op is blamed for what
+it did itself: where its inputs are wrong, so is what it is expected to make of them. What is not
+known is made from the nearest known values, and then the steps between are candidates together.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from calmgrad.config import ModelConfig
+from calmgrad.parity.difference import Difference, difference
+from calmgrad.parity.evaluate import Change, Evaluation, Known
+from calmgrad.parity.graph import Graph, Node
+from calmgrad.parity.local import Context
+from calmgrad.parity.meaning import meaning
+from calmgrad.parity.mistakes import Mistake, general, misplaced, mistakes
+
+FORWARD, BACKWARD = "forward", "backward"
+PATIENCE = 30.0  # seconds for trying mistakes
+EXPLAINED = 1e-3  # of a difference may be left by the mistake that explains it
+FEW = 6  # candidates between which known values leave no doubt for long
+# Of several candidates the one with most that can go wrong.
+_INTRICATE = "selective_scan layer_norm conv1d cross_entropy embedding gelu gate softplus".split()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thing that was compared.
+
+    Attributes:
+        name: of the value, or of the value or parameter whose gradient it is.
+        direction: "forward" or "backward".
+        op: the step that made it.
+        run: its distance from the other run; None without one.
+        local: its distance from what the step should have made of what it read.
+        allowed: the largest relative difference of `local` that is rounding.
+    """
+
+    name: str
+    direction: str
+    op: str
+    run: Difference | None
+    local: Difference
+    allowed: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the step did what it should."""
+        return self.local.relative <= self.allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A step that did something else.
+
+    Attributes:
+        op: its name; the likeliest, where others are candidates too.
+        direction: "forward", "backward", "update", or "input" for tokens, weights, settings.
+        name: the value or gradient by which it was noticed.
+        difference: how far that is from what was expected.
+        meaning: of the worst index.
+        candidates: all steps that may be to blame, `op` among them.
+        likely: what the step seems to do instead, if a known mistake gives its very numbers.
+    """
+
+    op: str
+    direction: str
+    name: str
+    difference: Difference
+    meaning: str
+    candidates: tuple[str, ...]
+    likely: str | None = None
+
+
+@dataclass
+class Comparison:
+    """Checks one engine's pass.
+
+    The graph of an update has values alone: `forward` checks them, as "update".
+
+    Args:
+        theirs: what it says.
+        mine: another run, for the distance column alone; None without.
+        rtol: allowed for one step.
+        dtype: of its numbers.
+    """
+
+    graph: Graph
+    context: Context
+    theirs: Known
+    mine: Known | None
+    rtol: float
+    dtype: str
+    explain: bool = True
+    onwards: str = FORWARD
+    rows: list[Row] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.local = Evaluation(self.graph, self.context, self.theirs)
+        self.run = None if self.mine is None else Evaluation(self.graph, self.context, self.mine)
+        self._cleared: set[tuple[str, str]] = set()
+        self._until = time.monotonic() + PATIENCE
+        self.gave_up = False  # trying mistakes took too long
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.graph.config
+
+    def forward(self) -> None:
+        """All values, in the order of the ops."""
+        for node in self.graph.nodes:
+            for name in node.outputs.values():
+                if name in self.theirs.values:
+                    self._value(node, name)
+
+    def backward(self) -> None:
+        """All gradients, in the order of the way back."""
+        for node in reversed(self.graph.nodes):
+            for name in self._ready_after(node):
+                if name in self.theirs.gradients:
+                    self._gradient(node, name)
+
+    def _ready_after(self, node: Node) -> Iterator[str]:
+        """What has its whole gradient once a step has gone back."""
+        for name in (*node.inputs.values(), *node.parameters.values()):
+            if self.graph.readers[name][0] is node:
+                yield name
+
+    def _value(self, node: Node, name: str) -> None:
+        behind = self.local.behind_value(name)
+        expected, got = self.local.value_of(name), self.theirs.values[name]
+        run = None if self.run is None else self._apart(self.run.value(name), got)
+        row = self._row(name, self.onwards, node.name, run, expected, got, len(behind))
+        if row.good:
+            if len(behind) <= FEW:
+                self._cleared |= {(each.name, FORWARD) for each in behind}
+            return
+        suspects = [each for each in behind if (each.name, FORWARD) not in self._cleared]
+        self._find(row, suspects or behind, expected, got)
+
+    def _gradient(self, node: Node, name: str) -> None:
+        edges = self.local.behind_gradient(name)
+        back = list({node.name: node for node, _ in edges}.values())
+        hidden = self._hidden_values(back)
+        expected, got = self.local.gradient_of(name), self.theirs.gradients[name]
+        run = None if self.run is None else self._apart(self.run.gradient(name), got)
+        row = self._row(name, BACKWARD, node.name, run, expected, got, len(back) + len(hidden))
+        sent = {(node.name, into) for node, into in edges}
+        if row.good:
+            if len(back) + len(hidden) <= FEW:  # of many, an error can be too small at the end
+                self._cleared |= sent | {(each.name, FORWARD) for each in hidden}
+            return
+        guilty = {op for op, _ in sent - self._cleared}
+        suspects = [each for each in back if each.name in guilty]
+        suspects += [each for each in hidden if (each.name, FORWARD) not in self._cleared]
+        self._find(row, suspects or back, expected, got)
+
+    def _hidden_values(self, back: list[Node]) -> list[Node]:
+        """The steps whose values the way back needs and nobody knows."""
+        read = {name for node in back for name in node.inputs.values()}
+        found = {
+            node.name
+            for name in read
+            if name not in self.theirs.values
+            for node in self.local.behind_value(name)
+        }
+        return [node for node in self.graph.nodes if node.name in found]
+
+    def _row(
+        self, name: str, direction: str, op: str, run: Difference | None,
+        expected: np.ndarray, got: np.ndarray, steps: int,
+    ) -> Row:  # fmt: skip
+        allowed = self.rtol * max(steps, 1) ** 0.25  # the rounding of many mostly cancels
+        if op in ("adam", "sgd"):  # sums of weights and small steps: they are exact but for these
+            allowed = min(allowed, 4 * float(np.finfo(self.dtype).eps))
+        row = Row(name, direction, op, run, difference(expected, got, allowed, self.dtype), allowed)
+        self.rows.append(row)
+        return row
+
+    def _apart(self, expected: np.ndarray, got: np.ndarray) -> Difference:
+        return difference(expected, got, self.rtol, self.dtype)
+
+    # --- who is to blame ------------------------------------------------------------------------
+
+    def _find(self, row: Row, suspects: list[Node], expected: np.ndarray, got: np.ndarray) -> None:
+        words = meaning(row.name, row.local.index, self.config, self.context.batch)
+        op, likely = None, None
+        if self.explain and self._worth_trying(row, suspects, got):
+            op, likely = self._likely(row, suspects, expected, got)
+        if op is None:
+            op = self._most_intricate(suspects).name
+        candidates = tuple(dict.fromkeys(node.name for node in suspects))
+        self.findings.append(
+            Finding(op, row.direction, row.name, row.local, words, candidates, likely)
+        )
+
+    def _worth_trying(self, row: Row, suspects: list[Node], got: np.ndarray) -> bool:
+        """Whether to try mistakes.
+
+        Not where the same place of another block has been told, or the op is wrong forward; not
+        from one number, which many would fit; and between many steps, where a try is a whole
+        pass, for the first finding.
+        """
+        if len(suspects) > FEW and (self.findings or got.size == 1):
+            return False
+        told = {(role_of(f.op), f.direction, role_of(f.name)) for f in self.findings if f.likely}
+        wrong = {role_of(f.op) for f in self.findings if f.direction == FORWARD}
+        if row.direction == BACKWARD and {s.role for s in suspects} <= wrong:
+            return False
+        return not {(s.role, row.direction, role_of(row.name)) for s in suspects} <= told
+
+    def _most_intricate(self, suspects: list[Node]) -> Node:
+        """The one with most that can go wrong; of several candidates, one found before."""
+        before = {finding.op for finding in self.findings}
+        known = [node for node in suspects if node.name in before]
+
+        def rank(node: Node) -> int:
+            return _INTRICATE.index(node.kind) if node.kind in _INTRICATE else len(_INTRICATE)
+
+        return min(known or suspects, key=rank)
+
+    def _likely(
+        self, row: Row, suspects: list[Node], expected: np.ndarray, got: np.ndarray
+    ) -> tuple[str | None, str | None]:
+        """The step and the mistake that gives these very numbers."""
+        if row.direction == BACKWARD and len(suspects) > FEW:
+            likely = misplaced(expected, got, row.allowed)
+            if row.name in self.theirs.parameters and likely is not None:
+                return self.graph.readers[row.name][0].name, likely
+        limit = max(row.allowed, EXPLAINED * min(row.local.relative, 1.0))
+        best: tuple[float, str | None, str | None] = (limit, None, None)
+        for node, mistake, changes in self._tries(row, suspects, got):
+            made = self._made_with(row, changes)
+            if made is None or made.shape != got.shape:
+                continue
+            apart = difference(got, made, row.allowed, self.dtype).relative  # scaled as `got`
+            if apart <= best[0]:
+                best = (apart, node.name, mistake.text)
+                if apart <= 0.1 * row.allowed:
+                    break
+        if best[2] is not None:
+            return best[1], best[2]
+        if row.direction == BACKWARD and (missing := self._missing_share(row, got)) is not None:
+            return missing
+        return None, general(expected, got, row.allowed) if len(suspects) <= FEW else None
+
+    def _tries(
+        self, row: Row, suspects: list[Node], got: np.ndarray
+    ) -> Iterator[tuple[Node, Mistake, dict[str, Change]]]:
+        """Each mistake at all steps of one place in the blocks, and at all steps of its kind."""
+        seen: set[tuple[str, str]] = set()
+        for node in suspects:
+            place = [each for each in suspects if each.role == node.role]
+            kind = [each for each in suspects if each.kind == node.kind]
+            right = (node.name, FORWARD) in self._cleared
+            for mistake in mistakes(node, got, backward=row.direction == BACKWARD, right=right):
+                for key, alike in ((node.role, place), (node.kind, kind)):
+                    if (key, mistake.text) not in seen:
+                        seen.add((key, mistake.text))
+                        yield alike[0], mistake, {each.name: mistake.change for each in alike}
+
+    def _made_with(self, row: Row, changes: dict[str, Change]) -> np.ndarray | None:
+        if time.monotonic() > self._until:
+            self.gave_up = True
+            return None
+        trial = self.local.changed(changes)
+        try:
+            with np.errstate(all="ignore"):
+                if row.direction != BACKWARD:
+                    return np.asarray(trial.value_of(row.name))
+                return np.asarray(trial.gradient_of(row.name))
+        except (ValueError, IndexError, KeyError):  # a mistake that cannot be made with these sizes
+            return None
+
+    def _missing_share(self, row: Row, got: np.ndarray) -> tuple[str, str] | None:
+        """A gradient of several readers, one of which sent nothing."""
+        shares = list(self.local.shares_of(row.name))
+        for node, share in shares if len(shares) > 1 else []:
+            rest = self.local.gradient_of(row.name) - share
+            if difference(rest, got, row.allowed, self.dtype).relative <= row.allowed:
+                return node.name, f"its share of the gradient of {row.name} is missing"
+            double = rest + 2 * share
+            if difference(double, got, row.allowed, self.dtype).relative <= row.allowed:
+                return node.name, f"its share of the gradient of {row.name} is added twice"
+        return None
+
+
+def role_of(name: str) -> str:
+    """A name without the block's number."""
+    return ".".join(name.split(".")[2:]) if name.startswith("blocks.") else name
+
+
+def first(findings: Iterable[Finding]) -> Finding | None:
+    """The first in the order of execution."""
+    return next(iter(findings), None)

@@ -1,0 +1,122 @@
+"""Known mistakes: what an engine's numbers are held against when a step is wrong.
+
+A mistake that gives an engine's very numbers, from that engine's own inputs, tells its author
+more than any distance. Those of one kind of step are in `forward_mistakes` and
+`backward_mistakes`; what can happen to any array is here.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from calmgrad.parity.backward_mistakes import BACKWARD
+from calmgrad.parity.difference import difference
+from calmgrad.parity.evaluate import Change
+from calmgrad.parity.forward_mistakes import FORWARD, clamped, parts_in_another_order
+from calmgrad.parity.graph import Node
+from calmgrad.parity.local import Array
+from calmgrad.parity.update_mistakes import UPDATE_MISTAKES
+
+# Factors that have a reason, and what it may be.
+_FACTORS = {
+    -1.0: "the sign is wrong",
+    0.5: "half of what it should be",
+    2.0: "twice what it should be",
+    1 / math.log(2): "in bits, not nats",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A change of a step's formula, and how it is told."""
+
+    text: str
+    change: Change
+
+
+def mistakes(
+    node: Node, got: Array, backward: bool = False, right: bool = False
+) -> Iterator[Mistake]:
+    """What may be wrong with a step.
+
+    Args:
+        got: what it made, for limits that can be seen in it.
+        backward: it is wrong on the way back: mistakes that concern that alone come first.
+        right: on the way forward it is right.
+    """
+    back_alone = [Mistake(text, Change(backward=f)) for text, f in BACKWARD.get(node.kind, ())]
+    if backward:
+        yield from back_alone
+    for text, forward, back in FORWARD.get(node.kind, ()):
+        if right and backward:
+            if back is not None:
+                yield Mistake(f"goes back as one that {text}", Change(backward=back))
+        else:
+            yield Mistake(text, Change(forward, back))
+    if backward:
+        return
+    for text, forward in UPDATE_MISTAKES.get(node.kind, ()):
+        yield Mistake(text, Change(forward))
+    for text, forward in parts_in_another_order(node):
+        yield Mistake(text, Change(forward))
+    for text, forward in clamped(node, got):
+        yield Mistake(text, Change(forward))
+
+
+def general(expected: Array, got: Array, allowed: float) -> str | None:
+    """What may have happened to the result of any step: a factor, an order, a shift, zeros."""
+    if not np.isfinite(got).all():
+        return f"{int((~np.isfinite(got)).sum())} of {got.size} numbers are not finite"
+
+    def fits(made: Array) -> bool:
+        return made.shape == got.shape and difference(made, got, allowed).relative <= allowed
+
+    norm = float(np.vdot(expected, expected))
+    factor = float(np.vdot(expected, got)) / norm if norm else 0.0
+    if factor and got.size > 1 and fits(factor * expected):
+        known = [text for k, text in _FACTORS.items() if abs(factor / k - 1) < 1e-3]
+        return f"{factor:.6g} times what it should be" + (f": {known[0]}" if known else "")
+    if (text := misplaced(expected, got, allowed)) is not None:
+        return text
+    rows = _wrong_rows(expected, got, allowed)
+    if rows is not None and 0 < len(rows) <= max(len(got) // 8, 1):
+        listed = ", ".join(str(i) for i in rows[:5]) + (", …" if len(rows) > 5 else "")
+        return f"wrong in {len(rows)} of {len(got)} rows alone: {listed}"
+    return None
+
+
+def misplaced(expected: Array, got: Array, allowed: float) -> str | None:
+    """Whether the right numbers stand elsewhere, or none at all."""
+    if not got.any():
+        return "gives zeros alone: this is not computed, or not written"
+    for text, made in _reordered(expected):
+        if made.shape == got.shape and difference(got, made, allowed).relative <= allowed:
+            return text
+    return None
+
+
+def _reordered(x: Array) -> Iterator[tuple[str, Array]]:
+    if x.ndim == 2:
+        yield "transposed: it is stored in the other order", x.T.reshape(x.shape)
+        yield "transposed: it is stored in the other order", x.reshape(x.shape[::-1]).T
+        yield "each row is in reverse order", x[:, ::-1]
+        half = x.shape[1] // 2
+        yield "the two halves of each row are swapped", np.roll(x, half, axis=1)
+        yield "each number is one column too far to the right", np.roll(x, 1, axis=1)
+        yield "each number is one column too far to the left", np.roll(x, -1, axis=1)
+    if x.ndim >= 1:
+        yield "each row is one row too late", np.roll(x, 1, axis=0)
+        yield "each row is one row too early", np.roll(x, -1, axis=0)
+        yield "the rows are in reverse order", x[::-1]
+    yield "squared", x * x
+    yield "its magnitude alone: the sign is lost", np.abs(x)
+
+
+def _wrong_rows(expected: Array, got: Array, allowed: float) -> list[int] | None:
+    if got.ndim == 0:
+        return None
+    scale = math.sqrt(float(np.square(expected).mean())) if expected.size else 0.0
+    wrong = np.abs(got - expected) > allowed * (np.abs(expected) + scale)
+    return [int(i) for i in np.flatnonzero(wrong.reshape(len(got), -1).any(axis=1))]

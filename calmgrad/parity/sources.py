@@ -1,0 +1,173 @@
+"""A pass of an engine as parity sees it: from a dump, or from a run of this engine."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from calmgrad.config import ModelConfig
+from calmgrad.errors import FileError
+from calmgrad.formats.dump import Dump
+from calmgrad.layout import layout, views
+from calmgrad.parity.difference import RTOL
+from calmgrad.parity.evaluate import Known
+from calmgrad.parity.graph import Graph
+from calmgrad.parity.local import Array, Values
+from calmgrad.parity.meaning import FLAT
+from calmgrad.trace import Trace
+
+GRAD = "grad/"
+# What a dump holds besides values and gradients.
+INPUTS = ("tokens", "offsets", "cmd_positions")
+_NOT_COMPARED = ("h", "mean", "rstd", "lse")  # last parts of names that only explain
+
+
+@dataclass
+class Source:
+    """What one engine says, sorted.
+
+    Attributes:
+        known: its values and gradients, in float64, cut into the parts that `graph` names.
+        inputs: tokens, offsets, cmd_positions, as far as it tells them.
+        flat: its flat buffers, and the scalars of an update.
+        has_parameters: whether `known.parameters` are its own.
+        ignored: names that mean nothing here.
+        dtype: of its numbers.
+        settings: of the run.
+    """
+
+    known: Known
+    inputs: dict[str, Array]
+    flat: dict[str, Array]
+    has_parameters: bool
+    ignored: list[str]
+    dtype: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def from_dump(dump: Dump, graph: Graph, weights: Array, name: str) -> Source:
+    """Sort a dump.
+
+    Args:
+        weights: flat; the parameters that it does not hold.
+        name: of the file, for messages.
+
+    Raises:
+        FileError: an array has another shape than its name asks for.
+    """
+    config, entries = graph.config, {e.name: e.shape for e in layout(graph.config)}
+    flat = {n: dump.arrays[n] for n in (*FLAT, "grad_norm") if n in dump.arrays}
+    for key, array in flat.items():
+        if array.size != (1 if key == "grad_norm" else config.param_count):
+            raise FileError(f"{name}: {key}: {array.size} numbers, expected {config.param_count}")
+    inputs = {n: dump.arrays[n].reshape(-1).astype(np.int64) for n in INPUTS if n in dump.arrays}
+    own = _named(config, flat.get("weights"), "")
+    gradients = _named(config, flat.get("grads"), GRAD)
+    tokens = int(inputs["tokens"].size) if "tokens" in inputs else None
+    values: Values = {}
+    ignored = []
+    for key, array in dump.arrays.items():
+        bare = key.removeprefix(GRAD)
+        if key in flat or key in INPUTS:
+            continue
+        if bare in entries:
+            (gradients if key != bare else own)[bare] = _shaped(array, entries[bare], key, name)
+            continue
+        parts = _parts(graph, bare, array, tokens, f"{name}: {key}")
+        if not parts:
+            ignored.append(key)
+        (gradients if key != bare else values).update(parts)
+    parameters = {k: np.asarray(v, np.float64) for k, v in views(config, weights).items()}
+    known = Known(values, gradients, parameters | own)
+    return Source(
+        known, inputs, {k: np.asarray(v, np.float64) for k, v in flat.items()}, bool(own),
+        ignored, _dtype(dump), dict(dump.settings),
+    )  # fmt: skip
+
+
+def from_trace(trace: Trace, graph: Graph) -> Source:
+    """Sort a run of this engine."""
+    dump = to_dump(trace)
+    return from_dump(dump, graph, trace.weights, "this run")
+
+
+def to_dump(trace: Trace) -> Dump:
+    """A run of this engine as a dump: values, gradients, flat buffers, inputs, settings."""
+    b = trace.batch
+    arrays: dict[str, Array] = {
+        "tokens": b.tokens,
+        "offsets": np.asarray(b.packing.offsets),
+        "cmd_positions": b.cmd_positions,
+        "targets": b.targets,
+        "weights": trace.weights,
+        "grads": trace.grads,
+    }
+    arrays |= {k: v for k, v in trace.values.items() if k.rsplit(".", 1)[-1] not in _NOT_COMPARED}
+    made = {record.output for record in trace.records}
+    arrays |= {f"{GRAD}{k}": v for k, v in trace.gradients.items() if k in made}
+    from calmgrad import __version__
+
+    settings = {
+        "engine": f"calmgrad {__version__}",
+        "backend": trace.backend,
+        "dtype": trace.dtype,
+        "reduction": trace.reduction,
+    }
+    return Dump(arrays, dict(settings))
+
+
+def _named(config: ModelConfig, flat: Array | None, prefix: str) -> Values:
+    if flat is None:
+        return {}
+    return {k: np.asarray(v, np.float64) for k, v in views(config, flat.reshape(-1)).items()}
+
+
+def _parts(graph: Graph, name: str, array: Array, tokens: int | None, where: str) -> Values:
+    """A value by the names of the graph: cut where a dump holds it in one piece."""
+    whole = graph.whole().get(name)
+    if whole is None and name not in graph.maker:
+        return {}
+    if name == "loss":
+        if array.size != 1:
+            raise FileError(f"{where}: {array.size} numbers, expected 1")
+        return {name: np.asarray(array, np.float64).reshape(())}
+    rows = tokens if tokens is not None else (len(array) if array.ndim else 1)
+    node = graph.maker[whole[0] if whole else name]
+    columns = _columns(graph, name)
+    if array.size != rows * columns or (array.ndim > 1 and array.shape[-1] not in (columns, 1)):
+        raise FileError(f"{where}: shape {array.shape}, expected {(rows, columns)}")
+    if name in ("nll", "targets"):
+        kind = np.int64 if name == "targets" else np.float64
+        return {name: np.asarray(array.reshape(rows), kind)}
+    wide = np.asarray(array.reshape(rows, columns), np.float64)
+    if whole is None:
+        return {name: wide}
+    edges = np.cumsum(node.widths)[:-1]
+    return dict(zip(whole, np.split(wide, edges, axis=1), strict=True))
+
+
+def _columns(graph: Graph, name: str) -> int:
+    c = graph.config
+    last = name.rsplit(".", 1)[-1]
+    wide = dict(
+        x=c.d_inner, z=c.d_inner, conv1d=c.d_inner, u=c.d_inner, dt_raw=c.dt_rank, B=c.d_state,
+        C=c.d_state, dt_proj=c.d_inner, dt=c.d_inner, y=c.d_inner, gated=c.d_inner,
+        in_proj=2 * c.d_inner, x_proj=c.dt_rank + 2 * c.d_state, ffn_fc1=c.d_ffn, gelu=c.d_ffn,
+        logits=c.vocab, nll=1, targets=1,
+    )  # fmt: skip
+    return wide.get(last, c.d_model)
+
+
+def _shaped(array: Array, shape: tuple[int, ...], key: str, name: str) -> Array:
+    if array.shape != shape and array.shape != (int(np.prod(shape)),):
+        more = ": it is transposed" if array.shape == shape[::-1] else ""
+        raise FileError(f"{name}: {key}: shape {array.shape}, expected {shape}{more}")
+    return np.asarray(array.reshape(shape), np.float64)
+
+
+def _dtype(dump: Dump) -> str:
+    """What the numbers were computed with: as the settings say, or the narrowest float type."""
+    if (told := dump.settings.get("dtype")) in RTOL:
+        return str(told)
+    widths = [array.dtype.itemsize for array in dump.arrays.values() if array.dtype.kind == "f"]
+    return {2: "float16", 8: "float64"}.get(min(widths, default=4), "float32")
