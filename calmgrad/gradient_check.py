@@ -175,7 +175,7 @@ class Check:
         slope = self._slope(directions, self.step, 2)
         formula = sum(float((self.gradients[k] * d).sum()) for k, d in directions.items())
         scale = math.sqrt(sum(float(np.square(g).sum()) for g in self.gradients))
-        if not abs(formula - slope.value) <= self.rtol * scale + slope.rounding:
+        if not abs(formula - slope.value) <= self.rtol * scale + slope.allowance:
             raise CheckFailed(
                 f"gradcheck: all inputs together: formula {formula:.10g},"
                 f" central difference {slope.value:.10g}"
@@ -190,7 +190,7 @@ class Check:
             slope = self._slope({k: direction}, self.step, 2)
             formula = float((gradient * direction).sum())
             norm = float(np.linalg.norm(gradient))
-            found = self._compared(k, formula, slope.value, norm, slope.rounding)
+            found = self._compared(k, formula, slope.value, norm, slope.allowance)
             if self.locate and not found.error <= self.rtol:  # together they are off by more
                 there = self._element(k, self._locate(k, direction), norm)
                 found = replace(there, error=max(found.error, there.error))
@@ -205,7 +205,7 @@ class Check:
     def _element(self, k: int, index: tuple[int, ...], scale: float) -> InputErrors:
         slope = self._slope({k: self._unit(k, index)}, self.step, 2)
         formula = float(self.gradients[k][index])
-        return self._compared(k, formula, slope.value, scale, slope.rounding, index)
+        return self._compared(k, formula, slope.value, scale, slope.allowance, index)
 
     def _probe(self, k: int, index: tuple[int, ...]) -> InputErrors:
         """One element, relative to its own gradient, as sharply as differences can."""

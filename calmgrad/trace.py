@@ -12,8 +12,8 @@ What a value is called follows from the model (L: blocks.0, blocks.1, …)::
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from calmgrad import backend as backends
 from calmgrad.backend import Backend, to_numpy
 from calmgrad.config import ModelConfig
-from calmgrad.cutting import asked, target_shares, targets_of
+from calmgrad.cutting import Shard, target_shares, targets_of
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import views
 from calmgrad.model import Tokens, checked_sequence
-from calmgrad.network import Parameters, logits, token_losses
+from calmgrad.network import Parameters, logits
 from calmgrad.ops.cross_entropy import cross_entropy
 from calmgrad.packing import Packing
+from calmgrad.shards import Head, loss_head, placed
+from calmgrad.staging import Staging
 from calmgrad.tape import Step, Tape, Tensor
-
-_Head = Callable[[Parameters, ModelConfig, "Batch"], Tensor]
 
 # The last part of an op's name -> that of its output, where it is another.
 OUTPUTS = {
@@ -168,7 +168,7 @@ def trace(
     sequences: Sequence[Tokens],
     cmd_positions: Sequence[int],
     *,
-    backend: backends.Name = "cpu",
+    backend: str = "cpu",
     dtype: str = "float32",
     reduction: str = "sequence",
     every_position: bool = True,
@@ -178,7 +178,7 @@ def trace(
     Args:
         weights: flat, in buffer order, of any float type; cast to `dtype`.
         sequences, cmd_positions: as `Trainer.step` takes them.
-        backend: "reference" or "cpu".
+        backend: "reference", "cpu", or "cuda".
         dtype: "float32" or "float64".
         reduction: "sequence" or "token".
         every_position: logits and losses for all tokens. False: as training does it, for those
@@ -186,6 +186,7 @@ def trace(
 
     Raises:
         ValueError: as `batch_of`; or a setting that is none of these.
+        DeviceError: what is missing for the GPU.
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype {dtype!r}: expected float32 or float64")
@@ -193,29 +194,25 @@ def trace(
         raise ValueError(f"reduction {reduction!r}: expected sequence or token")
     batch = batch_of(config, sequences, cmd_positions, reduction)
     loaded = backends.load(backend)
-    watch = _Watch(loaded, config, np.asarray(weights, dtype))
-    with backends.one_blas_thread(), backends.silent_overflow():
+    with loaded.active(), backends.one_blas_thread(), backends.silent_overflow():
+        watch = _Watch(loaded, config, np.asarray(weights, dtype))
         if every_position:
             seed = watch.run(_every_position, batch, batch.shares)
         else:
-            seed = watch.run(_as_trained, batch, batch.shares[batch.targets >= 0])
+            seed = watch.run(loss_head, batch, batch.shares[batch.targets >= 0])
+        flat, grads = np.asarray(to_numpy(watch.weights)), np.asarray(to_numpy(watch.grads))
     loss = float(np.dot(watch.values["nll"].astype(np.float64), seed))
     watch.values["loss"] = np.array(loss, dtype)
     watch.gradients["loss"] = np.array(1, dtype)
     watch.records.append(Record("loss", "reduction", "head", {"nll": Input("nll")}, "loss"))
     return Trace(
         config, batch, backend, dtype, reduction, watch.records, watch.values, watch.gradients,
-        to_numpy(watch.weights), to_numpy(watch.grads), loss,
+        flat, grads, loss,
     )  # fmt: skip
 
 
-def _every_position(p: Parameters, config: ModelConfig, batch: Batch) -> Tensor:
-    scores = logits(p, config, batch.tokens, batch.packing)
-    return cross_entropy(scores, batch.targets)
-
-
-def _as_trained(p: Parameters, config: ModelConfig, batch: Batch) -> Tensor:
-    return token_losses(p, config, batch.tokens, batch.packing, *asked(batch.targets))
+def _every_position(parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor:
+    return cross_entropy(logits(parameters, config, shard.tokens, shard.packing), shard.targets)
 
 
 class _Watch:
@@ -233,21 +230,28 @@ class _Watch:
         self.records: list[Record] = []
         self.values: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
+        self.staging = None if backend.device is None else Staging(backend.device)
         self._clock = 0.0
 
-    def run(self, head: _Head, batch: Batch, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    def run(self, head: Head, batch: Batch, shares: NDArray[np.float64]) -> NDArray[np.float64]:
         """Forward, and backward from these shares; returns them."""
+        rows = list(range(len(batch.cmd_positions)))
+        shard = Shard(rows, batch.tokens, batch.packing, batch.targets)
+        seed = shares.astype(self.tape.dtype)
+        self.gradients["nll"] = seed
+        sent: Array = seed
+        if self.staging is not None:
+            shard, sent = placed(shard, seed, self.staging)
+            shard = replace(shard, targets=self.tape.backend.xp.asarray(batch.targets))
         self._clock = time.perf_counter()
-        output = head(self.parameters, self.config, batch)
-        seed = self.tape.backend.xp.asarray(shares, self.tape.dtype)
-        self.gradients[self.records[-1].output] = np.array(to_numpy(seed))
+        output = head(self.parameters, self.config, shard)
         self._clock = time.perf_counter()
-        self.tape.backward(output, seed)
+        self.tape.backward(output, sent)
         for record in self.records:  # what nothing flowed back to
             self.gradients.setdefault(record.output, np.zeros_like(self.values[record.output]))
         for name, tensor in self.parameters.items():
             self.gradients[name] = to_numpy(tensor.grad)
-        return np.asarray(to_numpy(seed), np.float64)
+        return seed.astype(np.float64)
 
     def _look(self, phase: str, step: Step) -> None:
         took = time.perf_counter() - self._clock

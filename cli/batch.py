@@ -84,11 +84,11 @@ def batch(path: str | None, rows: str, l_max: int) -> "tuple[list[NDArray[Any]],
 def backend_option(**keys: "Any") -> "Callable[[Any], Any]":
     """`--backend`, by the names that there are."""
     return click.option(
-        "--backend", metavar="NAME", help="cpu or reference.  [default: cpu]", **keys
+        "--backend", metavar="NAME", help="cpu, reference or cuda.  [default: cpu]", **keys
     )
 
 
-def backend_named(name: str) -> "Any":
+def backend_named(name: str) -> str:
     """A backend's name, if it is one.
 
     Raises:
@@ -96,6 +96,7 @@ def backend_named(name: str) -> "Any":
     """
     from calmgrad import backend
 
-    if name not in backend.NAMES:
-        raise UsageError(f"--backend {name}: expected {' or '.join(backend.NAMES)}")
+    known = (*backend.NAMES, "cuda")
+    if name.partition(":")[0] not in known:
+        raise UsageError(f"--backend {name}: expected {', '.join(known)}")
     return name

@@ -125,7 +125,8 @@ def given(
         pairs = iter(kept)
     sequences, positions = model_check.shortened(pairs, min(tokens, config.l_max))
     count = sum(map(len, sequences))
-    say(f"data     {len(sequences)} sequences, {count} tokens" + " (generated)" * (dataset is None))
+    whose = "generated " if dataset is None else ""
+    say(f"taken    {len(sequences)} {whose}sequences, {count} tokens")
     try:
         batch = model_check.Batch(config, sequences, positions)
     except ValueError as error:

@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     help="Check a run by these rules.",
 )
 @backend_option()
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Check a run in this type.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), help="Check a run in this type."
+)
 @rules_option
 @click.option("--rtol", type=click.FloatRange(0, min_open=True), help="Allowed for one op.")
 @click.option("--no-hints", is_flag=True, help="Do not try known mistakes.")
@@ -82,6 +84,9 @@ def command(
         raise UsageError("--parameter goes with OTHER, a file of gradients")
     if other is not None and (backend or dtype):
         raise UsageError("--backend and --dtype say which run is checked: they go without OTHER")
+
+    if step and (backend or "cpu").startswith("cuda"):
+        raise UsageError("--step: the decoder reads on the CPU: --backend cpu or reference")
 
     from calmgrad.model import load_model
 
@@ -135,9 +140,7 @@ def _report(
         dump, name = step_dump(config, weights, read, backend), f"the decoder ({backend}, {dtype})"
     elif dump is None:
         by = rules_named(against_rules).reduction if against_rules else reduction
-        dump = pass_dump(
-            model, sequences, positions, backend=backend, dtype=dtype, reduction=by
-        )
+        dump = pass_dump(model, sequences, positions, backend=backend, dtype=dtype, reduction=by)
         name = f"the run ({backend}, {dtype}{f', rules {against_rules}' if against_rules else ''})"
     buffers = {
         key: flat for key, flat in (("fisher", model.fisher), ("anchor", model.anchor))

@@ -1,7 +1,7 @@
 """Makes docs/explain.png: the tape on a page of `calmgrad explain --html`.
 
     pip install -e '.[browser]'
-    calmgrad demo --steps 500 --save-dir runs/demo-1
+    calmgrad demo --save-dir runs/demo-1
     python docs/picture.py runs/demo-1
 
 Needs Chromium and its chromedriver on the PATH.
@@ -52,7 +52,7 @@ def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run directory of `calmgrad demo`")
-    parser.add_argument("--sequence", type=int, default=28, help="of its validation data")
+    parser.add_argument("--sequence", type=int, default=7, help="of its validation data")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "step.html"

@@ -24,7 +24,6 @@ from calmgrad import settings
 from calmgrad.cli.demo import STEPS
 from calmgrad.cli.main import COMMANDS, cli
 from calmgrad.formats import tensors
-from calmgrad.formats.dump import read as read_dump
 from calmgrad.formats.dump import write as write_dump
 from calmgrad.parity.runs import pass_dump
 from calmgrad.search import Index
@@ -565,7 +564,8 @@ def test_c_writes_a_dump(tmp_path: Path) -> None:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
-    (block,) = (b for b in BLOCKS if b.language == "c")
+    page = "debug-a-c-engine.md"
+    (block,) = (b for b in BLOCKS if b.language == "c" and b.page.name == page)
     main = """
     int main(void) {
         float u[6] = {0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 5.0f};

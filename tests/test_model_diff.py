@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import calmgrad
 from calmgrad.model_diff import compare, diff
 
 
-def model(**sizes: int) -> calmgrad.Model:
+def model(**sizes: Any) -> calmgrad.Model:
     return calmgrad.new_model(d_model=16, n_layers=1, seed=1, **sizes)
 
 

@@ -551,7 +551,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CALMGRAD_NUM_THREADS", "2.0", "expected whole number, got '2.0'"),
         ("CALMGRAD_NUM_THREADS", "0", "expected at least 1, got 0"),
         ("CALMGRAD_NUM_THREADS", "-1", "expected whole number, got '-1'"),
-        ("CALMGRAD_DEVICE", "tpu", "expected auto or cpu, got 'tpu'"),
+        ("CALMGRAD_DEVICE", "tpu", "expected auto or cpu or cuda or cuda:1, got 'tpu'"),
     ],
 )
 def test_a_bad_variable_is_named(

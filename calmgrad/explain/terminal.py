@@ -1,5 +1,6 @@
 """A step told on the terminal: op by op, then the gradients, the update, and the losses."""
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ from calmgrad.tokenizer import PAD
 
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 16  # of a histogram in a line
+WIDTH = 88  # of a paragraph
 BESIDE = 40  # columns: where what belongs to a name begins
 
 
@@ -127,7 +129,8 @@ def _gradients(teller: _Teller, story: Story) -> None:
     teller.line(f"    {name}, lr {story.lr:g}, weight decay {story.weight_decay:g}")
     _formula(teller, "", direction)
     teller.line()
-    teller.line(f"    {UPDATE_NOTES[story.optimizer]}")
+    for line in textwrap.wrap(UPDATE_NOTES[story.optimizer], WIDTH):
+        teller.line(f"    {line}")
     teller.line()
     teller.line("    the largest changes", "dim")
     for c in story.changes():

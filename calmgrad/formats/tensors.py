@@ -74,7 +74,8 @@ def read(path: AnyPath, l_max: int | None = None) -> Weights:
         tensors: Tensors = safetensors.numpy.load(content)
         metadata = _metadata(content)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise FileError(f"{name}: is no safetensors file that can be read: {error}"[:300]) from error
+        reason = display(str(error)[:200])
+        raise FileError(f"{name}: is no safetensors file that can be read: {reason}") from error
     if metadata.get("format") == MARK:
         return _own(name, tensors, metadata)
     model = told.get("model", told) if isinstance(told, dict) else {}

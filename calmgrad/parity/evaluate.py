@@ -148,8 +148,8 @@ class Evaluation:
 
     def _shape(self, name: str) -> tuple[int, ...]:
         if name in self.known.parameters:
-            return self.known.parameters[name].shape
-        return self.value(name).shape
+            return tuple(self.known.parameters[name].shape)
+        return tuple(self.value(name).shape)
 
     # --- who took part --------------------------------------------------------------------------
 

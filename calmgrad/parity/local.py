@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad.config import LAYER_NORM_EPS, ModelConfig
+from calmgrad.kernels.protocol import Array as Array
 from calmgrad.shards import target_shares, targets_of
 from calmgrad.trace import Batch
 
-Array = NDArray[Any]
 Values = dict[str, Array]
 
 

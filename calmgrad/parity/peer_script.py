@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Run by the peer's Python, alone: one pass of calm-mamba with hooks, written as a dump.
 
 Takes a folder with model.cwgt and batch.npz; writes dump.npz into it. Every sequence is run by
@@ -14,10 +15,12 @@ from calm.checkpoint import load_cwgt
 
 def main(folder):
     loaded = load_cwgt(os.path.join(folder, "model.cwgt"))
-    model = next(x for x in (loaded if isinstance(loaded, tuple) else (loaded,)) if hasattr(x, "blocks"))
+    model = next(
+        x for x in (loaded if isinstance(loaded, tuple) else (loaded,)) if hasattr(x, "blocks")
+    )
     model = model.cpu().eval()
     batch = np.load(os.path.join(folder, "batch.npz"))
-    held, names = {}, {}  # name -> the tensors of each sequence
+    held = {}  # name -> the tensors of each sequence
     watch(model, held)
     total = 0.0
     for first, end in zip(batch["offsets"][:-1], batch["offsets"][1:], strict=True):
@@ -25,9 +28,7 @@ def main(folder):
         wanted = torch.from_numpy(batch["targets"][first:end])
         share = torch.from_numpy(batch["shares"][first:end].astype(np.float32))
         logits = model(tokens[None])[0]
-        nll = torch.nn.functional.cross_entropy(
-            logits, wanted, reduction="none", ignore_index=-1
-        )
+        nll = torch.nn.functional.cross_entropy(logits, wanted, reduction="none", ignore_index=-1)
         keep(held, "nll", nll[None, :, None])
         total = total + (nll * share).sum()
     total.backward()

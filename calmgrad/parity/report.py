@@ -1,4 +1,4 @@
-"""The whole comparison: inputs, ops forward, ops backward, update; and what comes of it in words."""
+"""The whole comparison: inputs, ops forward and backward, update; what comes of it in words."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -101,7 +101,8 @@ def told(finding: Finding) -> str:
     got, expected = finding.difference.got, finding.difference.expected
     if finding.direction == INPUT:
         likely = f" ({finding.likely})" if finding.likely else ""
-        return f"{finding.name} is not what it should be, at {index}{where}: {got:.7g}, expected {expected:.7g}{likely}"
+        numbers = f"{got:.7g}, expected {expected:.7g}{likely}"
+        return f"{finding.name} is not what it should be, at {index}{where}: {numbers}"
     way = {FORWARD: "", BACKWARD: " on the way back", UPDATE: " in the update"}[finding.direction]
     what = f"the gradient of {finding.name}" if finding.direction == BACKWARD else finding.name
     others = [op for op in finding.candidates if op != finding.op]
@@ -161,7 +162,8 @@ def check(
         FileError: the dump does not fit the model, or does not tell what it has read.
     """
     graph = build(config)
-    source = from_dump(dump, graph, weights, name)
+    tokens = None if batch is None else len(batch.tokens)
+    source = from_dump(dump, graph, weights, name, tokens)
     chosen = {**source.settings, **(settings or {})}
     reduction = str(chosen.get("reduction", "sequence"))
     if reduction not in ("sequence", "token"):

@@ -1,6 +1,7 @@
 """Runs of this engine to be compared: another precision, one token at a time, an update."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def update_dump(
     return Dump(arrays, settings | {"lr": float(options.get("lr", 1e-4)), "update": 1})
 
 
-def step_dump(config: ModelConfig, weights: Array, batch: Batch, backend: backends.Name) -> Dump:
+def step_dump(config: ModelConfig, weights: Array, batch: Batch, backend: str) -> Dump:
     """What the decoder gives that reads one token at a time, as `generate` does.
 
     It tells its logits, and of each layer what goes into the convolution.
@@ -68,7 +69,7 @@ def step_dump(config: ModelConfig, weights: Array, batch: Batch, backend: backen
     logits = np.empty((rows, config.vocab), weights.dtype)
     ends = np.asarray(batch.packing.offsets)
     with backends.one_blas_thread(), backends.silent_overflow():
-        for first, end in zip(ends[:-1], ends[1:], strict=True):
+        for first, end in pairwise(ends):
             decoder.start([])
             for t in range(first, end):
                 logits[t] = decoder.read(batch.tokens[t : t + 1])
@@ -97,7 +98,9 @@ def gradient_dump(config: ModelConfig, flat: Array, parameter: str | None) -> Du
     named = {e.name: e for e in entries} | {str(i): e for i, e in enumerate(entries)}
     entry = named.get(parameter)
     if entry is None:
-        raise CalmgradError(f"no parameter {parameter!r}: expected a name or 0 to {len(entries) - 1}")
+        raise CalmgradError(
+            f"no parameter {parameter!r}: expected a name or 0 to {len(entries) - 1}"
+        )
     if flat.size != entry.stop - entry.start:
         raise FileError(
             f"{flat.size} numbers, {entry.name} has {entry.stop - entry.start}, {entry.shape}"

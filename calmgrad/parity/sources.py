@@ -45,12 +45,15 @@ class Source:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def from_dump(dump: Dump, graph: Graph, weights: Array, name: str) -> Source:
+def from_dump(
+    dump: Dump, graph: Graph, weights: Array, name: str, tokens: int | None = None
+) -> Source:
     """Sort a dump.
 
     Args:
         weights: flat; the parameters that it does not hold.
         name: of the file, for messages.
+        tokens: how many were read, if the dump does not tell.
 
     Raises:
         FileError: an array has another shape than its name asks for.
@@ -63,7 +66,7 @@ def from_dump(dump: Dump, graph: Graph, weights: Array, name: str) -> Source:
     inputs = {n: dump.arrays[n].reshape(-1).astype(np.int64) for n in INPUTS if n in dump.arrays}
     own = _named(config, flat.get("weights"), "")
     gradients = _named(config, flat.get("grads"), GRAD)
-    tokens = int(inputs["tokens"].size) if "tokens" in inputs else None
+    tokens = int(inputs["tokens"].size) if "tokens" in inputs else tokens
     values: Values = {}
     ignored = []
     for key, array in dump.arrays.items():

@@ -4,7 +4,6 @@ They stand in a graph of their own, over flat buffers in buffer order; settings 
 (lr, beta1, …) come with the context.
 """
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +12,7 @@ from calmgrad.config import ModelConfig
 from calmgrad.layout import layout
 from calmgrad.optim import clip_scale
 from calmgrad.parity.graph import Graph, Node
-from calmgrad.parity.local import Array, Context, Forward, Kind, Values
+from calmgrad.parity.local import Array, Context, Kind, Values
 from calmgrad.trace import trace
 
 # What a settings record may leave out.
@@ -24,7 +23,7 @@ DEFAULTS = dict(
 
 def setting(c: Context, name: str) -> float:
     """A number of the settings, or its default."""
-    return float(c.settings.get(name, DEFAULTS.get(name, 0.0)))  # type: ignore[arg-type]
+    return float(c.settings.get(name, DEFAULTS.get(name, 0.0)))
 
 
 def build_update(config: ModelConfig, held: set[str], settings: dict[str, object]) -> Graph:
@@ -123,7 +122,9 @@ def per_sequence(v: Values, c: Context) -> Iterator[Array]:
     b, ends = c.batch, c.offsets
     for i, cmd in enumerate(b.cmd_positions):
         tokens = b.tokens[ends[i] : ends[i + 1]]
-        one = trace(c.config, v["weights"], [tokens], [int(cmd)], backend="reference", dtype="float64")
+        one = trace(
+            c.config, v["weights"], [tokens], [int(cmd)], backend="reference", dtype="float64"
+        )
         yield one.grads
 
 

@@ -20,7 +20,8 @@ highlight_language = "none"
 nitpicky = True
 nitpick_ignore_regex = [
     # Other people's types, and our own aliases of them, have no page here.
-    ("py:.*", r"(numpy|np|io|collections|contextlib|typing|pathlib|os|types|abc|msgspec)\b.*"),
+    ("py:.*", r"(numpy|np|io|os|abc|types|typing|collections|contextlib|pathlib)\b.*"),
+    ("py:.*", r"(hypothesis|msgspec)\b.*"),
     ("py:.*", r"(NDArray|Array|ArrayLike|ArrayModule|Operand|Axis|Share|Shares|Tokens|AnyPath).*"),
     ("py:class", r"calmgrad\..*"),  # in signatures: classes of modules that are no part of the API
 ]

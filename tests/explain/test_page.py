@@ -53,7 +53,8 @@ def array(reader: Reader, packed: dict[str, Any]) -> NDArray[np.float64]:
     data = base64.b64decode(reader.scripts["arrays"])
     count = int(np.prod(packed["shape"]))
     stored = np.frombuffer(data, "<f2", count, packed["at"]).astype(np.float64)
-    return stored.reshape(packed["shape"]) * packed["scale"]
+    scaled: NDArray[np.float64] = stored.reshape(packed["shape"]) * packed["scale"]
+    return scaled
 
 
 def test_nothing_is_fetched(reader: Reader) -> None:

@@ -5,16 +5,14 @@ that a test can replace one by a wrong one. It writes what it did as a dump.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calmgrad.config import ModelConfig
 from calmgrad.formats.dump import Dump
+from calmgrad.kernels.protocol import Array as Array
 from calmgrad.layout import layout
 
-Array = NDArray[Any]
 PAD = 256
 GELU = float(np.sqrt(2 / np.pi))  # a NumPy number would widen float32
 
@@ -232,7 +230,9 @@ class Engine:
 
     def shares(self, wanted: Array) -> Array:
         share = np.zeros(len(wanted), self.weights.dtype)
-        count = [(wanted[a:b] >= 0).sum() for a, b in zip(self.starts, self.starts[1:], strict=False)]
+        count = [
+            (wanted[a:b] >= 0).sum() for a, b in zip(self.starts, self.starts[1:], strict=False)
+        ]
         for i, n in enumerate(count):
             rows = slice(self.starts[i], self.starts[i + 1])
             each = 1 / sum(count) if self.reduction == "token" else 1 / (max(n, 1) * len(count))
@@ -345,7 +345,10 @@ class Engine:
 
     def decays(self) -> Array:
         return self.flat(
-            {k: np.full(x.shape, float(k[-5:] != "A_log" and k[-2:] != ".D")) for k, x in self.p.items()}
+            {
+                k: np.full(x.shape, float(k[-5:] != "A_log" and k[-2:] != ".D"))
+                for k, x in self.p.items()
+            }
         )
 
     def ewc(self, grads: Array, fisher: Array, anchor: Array, s: Settings) -> Array:
@@ -405,5 +408,9 @@ class Engine:
         }
         arrays |= self.v
         arrays |= {f"grad/{k}": x for k, x in {**self.g, **self.dp}.items()}
-        settings = {"engine": "plain", "reduction": self.reduction, "dtype": self.weights.dtype.name}
+        settings = {
+            "engine": "plain",
+            "reduction": self.reduction,
+            "dtype": self.weights.dtype.name,
+        }
         return Dump(arrays, dict(settings))

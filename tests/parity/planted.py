@@ -352,7 +352,9 @@ def m(x: Array) -> Array:
 
 
 backward("ln_f", "norm_back", "dx without mean terms", norm_back(lambda n, s, g: s * g))
-backward("ln_f", "norm_back", "dx without mean(g)", norm_back(lambda n, s, g: s * (g - n * m(g * n))))
+backward(
+    "ln_f", "norm_back", "dx without mean(g)", norm_back(lambda n, s, g: s * (g - n * m(g * n)))
+)
 backward("ln_f", "norm_back", "dx without mean(g n)", norm_back(lambda n, s, g: s * (g - m(g))))
 backward("ln_f", "norm_back", "dx without rstd", norm_back(lambda n, s, g: g - m(g) - n * m(g * n)))
 backward("ln_f", "norm_back", "dw of x", norm_back(dw=lambda dy, n, x: (dy * x).sum(0)))
@@ -418,7 +420,10 @@ LAST_SCAN = f"{LAST_M}.selective_scan"
 def scan_back(label: str, wrong: Callable[..., dict[str, Array]]) -> None:
     """`wrong` changes what the right way back sends: (engine, sent, dy, u, dt, B, C, A_log, D)."""
     backward(
-        LAST_SCAN, "scan_back", label, lambda e, *args: {**(s := SB(e, *args)), **wrong(s, e, *args)}
+        LAST_SCAN,
+        "scan_back",
+        label,
+        lambda e, *args: {**(s := SB(e, *args)), **wrong(s, e, *args)},
     )
 
 

@@ -144,6 +144,19 @@ def test_a_wrong_shape_is_refused() -> None:
         checked(dump)
 
 
+def test_a_dump_without_tokens_has_as_many_rows_as_were_read() -> None:
+    dump, read = (
+        Dump({"logits": dumped("float64").arrays["logits"]}),
+        batch_of(CONFIG, SEQUENCES, POSITIONS),
+    )
+    assert check(dump, CONFIG, weights(), read, run=False).ok
+    dump.arrays["logits"] = dump.arrays["logits"][:-1]
+    with pytest.raises(FileError, match="logits: shape"):
+        check(dump, CONFIG, weights(), read, run=False)
+    with pytest.raises(FileError, match="has no tokens"):
+        checked(dump)
+
+
 # --- gradients alone ------------------------------------------------------------------------------
 
 

@@ -85,9 +85,7 @@ def test_the_engine_without_mistakes_is_right(dtype: str) -> None:
     assert len(report.rows) > 100
     assert not report.ignored
     assert checked(updated(dtype)).ok
-    mine = trace(
-        CONFIG, weights(), SEQUENCES, POSITIONS, backend="reference", dtype="float64"
-    )
+    mine = trace(CONFIG, weights(), SEQUENCES, POSITIONS, backend="reference", dtype="float64")
     np.testing.assert_allclose(engine.v["loss"], mine.loss, rtol=1e-6)
     np.testing.assert_allclose(engine.flat(engine.dp), mine.grads, rtol=1e-3, atol=1e-6)
 

@@ -86,7 +86,7 @@ class Buffer {
 
   table() {
     return table("All parameters", ["parameter", "shape", "from element", "L2 norm", "of the gradient", "of the update", "update / values", "decays"],
-      FACTS.parameters.map((p) => [p.name, p.shape.join(" × "), p.start.toLocaleString("en"), written(p.value.norm), written(p.gradient.norm),
+      FACTS.parameters.map((p) => [p.name, p.shape.join(" × "), grouped(p.start), written(p.value.norm), written(p.gradient.norm),
         written(p.change), p.value.norm ? `${written((100 * p.change) / p.value.norm, 2)} %` : "–", p.decay ? "yes" : "no"]));
   }
 }

@@ -25,7 +25,8 @@ function numberList(stats) {
 function decades(values) {
   const above = values.filter((v) => v > 0);
   const low = Math.floor(Math.log10(Math.min(...above, 1))), high = Math.ceil(Math.log10(Math.max(...above, 1e-30)));
-  return [Math.max(low, high - 14), Math.max(high, low + 1)];
+  const shown = Math.max(low, high - 14), least = Math.min(...above, 1);
+  return [least < 1.5 * 10 ** shown ? shown - 1 : shown, Math.max(high, low + 1)]; // even the least is seen
 }
 
 const SUPERSCRIPT = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
@@ -69,7 +70,7 @@ function logChart({ items, shape, label, pick }) {
   const cursor = svg("line", { class: "cursor", y1: top, y2: height - bottom, visibility: "hidden" });
   drawing.append(cursor);
 
-  const read = el("p", { class: "read", "aria-live": "polite" }, "Hover or use the arrow keys to read a value; Enter opens it.");
+  const read = el("p", { class: "read", "aria-live": "polite" }, "Point at a value, or use the arrow keys, to read it; a click or Enter opens it.");
   const box = el("div", { class: "pick wide", tabindex: 0, role: "application", "aria-roledescription": "chart",
     "aria-label": `${label}. Arrow keys read the values, Enter opens one.` }, drawing);
   let at = -1;
@@ -91,8 +92,10 @@ function logChart({ items, shape, label, pick }) {
     if (to === undefined) return;
     event.preventDefault();
     go(to);
+    plot.scrollLeft = (x(at) / width) * box.clientWidth - plot.clientWidth / 2;
   });
-  return el("div", {}, el("div", { class: "plot" }, box), read);
+  const plot = el("div", { class: "plot" }, box);
+  return el("div", {}, plot, read);
 }
 
 /** A line over the tokens, without axes: its ends are written beside it. `fromZero`: 0 is shown. */

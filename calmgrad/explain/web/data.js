@@ -77,6 +77,8 @@ function written(value, digits = 3) {
   return text.replace("-", "−").replace("e−", "e-").replace("e+", "e").replace("e-", "e−");
 }
 
+const grouped = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, ",");
+
 function microseconds(seconds) {
   const us = seconds * 1e6;
   return us < 1000 ? `${us.toFixed(0)} µs` : `${(us / 1000).toFixed(2)} ms`;

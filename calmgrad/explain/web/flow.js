@@ -4,7 +4,7 @@ function drawFlow(choose) {
   const ops = OPS.map((op) => ({
     value: op.gradient.norm / Math.sqrt(op.shape.reduce((a, b) => a * b, 1)),
     name: op.output, group: op.layer === null ? ROOMS[op.room] : `block ${op.layer}`, room: op.room,
-    main: op.op === "embedding" || op.inputs.some((input) => input.symbol === "residual"),
+    main: ["embedding", "select_rows"].includes(op.op) || op.inputs.some((input) => input.symbol === "residual"),
   }));
   document.getElementById("flow-ops").replaceChildren(
     logChart({ items: ops, shape: "line", label: "Root mean square of the gradient at each op", pick: (i) => choose(i, true) }),

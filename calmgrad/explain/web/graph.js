@@ -40,8 +40,8 @@ class Graph {
     box.append(this.canvas, el("div", { class: "key" },
       ...Object.entries(ROOMS).map(([name, title]) => el("span", { class: name }, title)),
       el("span", { class: "plain" }, "shape: histogram of the values"), el("span", { class: "plain" }, "bar below: time")));
-    this.route();
-    new ResizeObserver(() => this.route()).observe(this.canvas);
+    this.edges = [];
+    new ResizeObserver(() => this.route()).observe(this.canvas); // also tells of the first size
   }
 
   node(op, i) {

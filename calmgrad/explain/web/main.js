@@ -4,7 +4,7 @@ function drawFacts() {
   const s = FACTS.step, seconds = OPS.reduce((sum, op) => sum + op.forward + op.backward, 0);
   const rows = [
     ["loss", written(s.loss, 4), "nats"], ["perplexity", written(Math.exp(Math.min(s.loss, 700)), 3), ""],
-    ["tokens", FACTS.tokens.length, `${s.targets} predicted`], ["parameters", s.sizes.param_count.toLocaleString("en"), ""],
+    ["tokens", FACTS.tokens.length, `${s.targets} predicted`], ["parameters", grouped(s.sizes.param_count), ""],
     ["gradient norm", written(s.norm), s.clip < 1 ? `clipped × ${written(s.clip, 2)}` : "not clipped"],
     ["ops on the tape", OPS.length, microseconds(seconds)],
   ];
@@ -80,8 +80,11 @@ function start() {
   const spy = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (entry.isIntersecting) for (const [id, a] of links) {
-        if (id === entry.target.id) a.setAttribute("aria-current", "true");
-        else a.removeAttribute("aria-current");
+        if (id !== entry.target.id) a.removeAttribute("aria-current");
+        else {
+          a.setAttribute("aria-current", "true");
+          a.parentElement.scrollLeft = a.offsetLeft - 80; // on a phone not all links have room
+        }
       }
     }
   }, { rootMargin: "-30% 0px -60% 0px" });

@@ -46,7 +46,7 @@ class Scan {
     const scan = FACTS.scans[this.layer], where = `block ${scan.layer}, channel ${scan.channels[this.channel]}`;
     this.maps = [];
     this.values = {};
-    this.body.replaceChildren(...LANES.map(([name, symbol, meaning]) => {
+    this.body.replaceChildren(this.tokens(), ...LANES.map(([name, symbol, meaning]) => {
       const { data, tokens, states, step } = this.data(name);
       const told = el("p", {}, el("b", {}, symbol), meaning);
       if (states === 1) {
@@ -77,7 +77,21 @@ class Scan {
       return el("div", { class: "lane" }, told, el("div", {}, map.box, map.read));
     }), folded("As a table", () => this.table()));
     this.rule();
-    this.read.textContent = "Time runs to the right. Hover to read a token's values; click to choose the token.";
+    this.read.textContent = "Time runs to the right. Point at a token to read its values; a click chooses it.";
+  }
+
+  /** The tokens above the lanes, where there is room for them. */
+  tokens() {
+    const row = el("div", { class: "letters", style: `grid-template-columns: repeat(${FACTS.tokens.length}, minmax(0, 1fr))` },
+      ...FACTS.tokens.map((token, i) => {
+        const letter = el("span", { title: tokenText(i) }, token.label.length === 1 ? token.label : "•");
+        if (token.loss === null) return letter;
+        const colour = lossColour(token.loss);
+        letter.style.background = css(colour);
+        letter.style.color = inkOn(colour);
+        return letter;
+      }));
+    return el("div", { class: "lane above-lanes", "aria-hidden": "true" }, el("p", {}, "tokens, coloured by loss"), row);
   }
 
   say(position) {

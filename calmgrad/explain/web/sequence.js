@@ -15,10 +15,11 @@ function tokenSaid(position) {
   return `${here}: a loss of ${written(loss)} nats. The model had given it a probability of ${written(chance, 2)} %.`;
 }
 
+const TOP_LOSS = Math.max(...FACTS.tokens.map((t) => t.loss ?? 0), 1e-6);
+const lossColour = (loss) => colourOf("positive", loss, TOP_LOSS);
+
 function drawSequence() {
   const box = document.getElementById("tokens"), said = document.getElementById("token-said");
-  const losses = FACTS.tokens.map((t) => t.loss).filter((loss) => loss !== null);
-  const top = Math.max(...losses, 1e-6);
   const chips = FACTS.tokens.map((token, i) => {
     const kind = token.token >= 256 ? "named" : token.label.length > 1 ? "byte" : "";
     const chip = el("span", { class: `token ${kind}`, role: "option", "aria-selected": "false", tabindex: i ? -1 : 0,
@@ -30,12 +31,12 @@ function drawSequence() {
     chips.forEach((chip, i) => {
       const { loss } = FACTS.tokens[i];
       if (loss === null) return;
-      const colour = colourOf("positive", loss, top);
+      const colour = lossColour(loss);
       chip.style.background = css(colour);
       chip.style.color = inkOn(colour);
     });
     document.getElementById("token-legend").replaceChildren(
-      legend("positive", "0", `${written(top)} nats`), el("span", {}, `mean ${written(FACTS.step.loss, 4)}`));
+      legend("positive", "0", `${written(TOP_LOSS)} nats`), el("span", {}, `mean ${written(FACTS.step.loss, 4)}`));
   }
   function pick(i) {
     chooseToken(i);

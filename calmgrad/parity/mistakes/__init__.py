@@ -1,8 +1,8 @@
 """Known mistakes: what an engine's numbers are held against when a step is wrong.
 
 A mistake that gives an engine's very numbers, from that engine's own inputs, tells its author
-more than any distance. Those of one kind of step are in `forward_mistakes` and
-`backward_mistakes`; what can happen to any array is here.
+more than any distance. Those of one kind of step are in the modules
+beside this; what can happen to any array is here.
 """
 
 import math
@@ -11,13 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calmgrad.parity.backward_mistakes import BACKWARD
 from calmgrad.parity.difference import difference
 from calmgrad.parity.evaluate import Change
-from calmgrad.parity.forward_mistakes import FORWARD, clamped, parts_in_another_order
 from calmgrad.parity.graph import Node
 from calmgrad.parity.local import Array
-from calmgrad.parity.update_mistakes import UPDATE_MISTAKES
+from calmgrad.parity.mistakes import activations, loss, mixer, products, scan
+from calmgrad.parity.mistakes.activations import clamped
+from calmgrad.parity.mistakes.products import parts_in_another_order
+from calmgrad.parity.mistakes.update import UPDATE_MISTAKES
+
+_ROOMS = (products, activations, mixer, scan, loss)
+FORWARD = {kind: entries for room in _ROOMS for kind, entries in room.FORWARD.items()}
+BACKWARD = {kind: entries for room in _ROOMS for kind, entries in room.BACKWARD.items()}
 
 # Factors that have a reason, and what it may be.
 _FACTORS = {

@@ -8,7 +8,16 @@ import numpy as np
 from calmgrad.layout import layout
 from calmgrad.optim import clip_scale
 from calmgrad.parity.local import Array, Context, Forward, Values
-from calmgrad.parity.update import adam, clip, corrected, decay, grad_norm, penalty, per_sequence, setting
+from calmgrad.parity.update import (
+    adam,
+    clip,
+    corrected,
+    decay,
+    grad_norm,
+    penalty,
+    per_sequence,
+    setting,
+)
 
 Entry = tuple[str, Forward]
 
