@@ -3,7 +3,7 @@
 On the host each step's loss and norm are known at once. A device is only told what to do: its
 kernels work on a small vector of control numbers in its memory, which loss, norm, clip scale and
 step number never leave. So the host neither waits nor reads, and a whole step can be recorded and
-replayed (replay.py). Loss and norm of each step are kept on the device until `outcomes` asks for them all.
+replayed (replay.py). Loss and norm of each step stay on the device until `outcomes` asks for them.
 From the first loss or norm on that is not finite, the device changes no weight any more.
 """
 

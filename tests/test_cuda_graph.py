@@ -237,16 +237,17 @@ def test_the_environment_switches_it_off(
 
 
 def test_few_graphs_are_kept(stand_in: EmulatedDevice) -> None:
-    replay, x = Replay(stand_in), stand_in.xp.zeros(1)
-    for size in range(MOST + 3):
-        for _ in range(2):
-            replay.run(size, "here", lambda: x.fill(1))
-    assert len(replay._graphs) == MOST
-    recorded = replay.recorded
-    replay.run(MOST + 2, "here", lambda: x.fill(1))
-    assert replay.recorded == recorded
-    replay.run(0, "here", lambda: x.fill(1))
-    assert replay.recorded == recorded + 1
+    with stand_in.active():
+        replay, x = Replay(stand_in), stand_in.xp.zeros(1)
+        for size in range(MOST + 3):
+            for _ in range(2):
+                replay.run(size, "here", lambda: x.fill(1))
+        assert len(replay._graphs) == MOST
+        recorded = replay.recorded
+        replay.run(MOST + 2, "here", lambda: x.fill(1))
+        assert replay.recorded == recorded
+        replay.run(0, "here", lambda: x.fill(1))
+        assert replay.recorded == recorded + 1
 
 
 # --- buckets --------------------------------------------------------------------------------------

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 import calmgrad
 from calmgrad import backend as backends
-from calmgrad import buckets
-from calmgrad import memory
+from calmgrad import buckets, memory
 from calmgrad.errors import DivergedError, OutOfMemoryError
 from calmgrad.gradient_check import gradcheck
 from calmgrad.layout import layout, views

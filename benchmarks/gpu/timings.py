@@ -107,7 +107,8 @@ def _convolution(
 
 def _scan(subject: Subject, draw: _Draw, config: ModelConfig, packing: Packing) -> Iterator[Timed]:
     """In both mappings; which of them a step would take is told by `chosen`."""
-    k, width, states = subject.backend.kernels, config.d_inner, config.d_state
+    k: Any = subject.backend.kernels
+    width, states = config.d_inner, config.d_state
     u, y, out, dt, dout, du, dz, ddt = draw.per_token(width, 8)
     z = draw.of(draw.tokens, 2 * width)[:, width:]
     bc, dbc = draw.per_token(2 * states, 2)
