@@ -208,6 +208,11 @@ class Runner:
         """Where the shards are run."""
         return self._backend
 
+    @property
+    def width(self) -> int:
+        """d_model, the length of an embedding."""
+        return self._config.d_model
+
     def cut(self, lengths: Sequence[int], shard_tokens: int = SHARD_TOKENS) -> list[list[int]]:
         """`cut` as is right for the backend; a device has a bound of its own for the tokens."""
         return cut(lengths, self._device_bound or shard_tokens, self._device_bound > 0)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import backend as backends
-from calmgrad import devices, ewc, fisher, nan_search, trainer_state
+from calmgrad import devices, ewc, fisher, nan_search, pair_loss, trainer_state
 from calmgrad.config import rules_named
 from calmgrad.cutting import SHARD_TOKENS, Shard, seeds_of, target_shares
 from calmgrad.errors import CalmgradError, DivergedError
@@ -22,13 +22,11 @@ from calmgrad.kernels.cuda.device import Precision
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import layout
 from calmgrad.mirror import Mirror
-from calmgrad.model import Model, Tokens, checked_sequence, checked_tokens
-from calmgrad.ops.infonce import infonce
+from calmgrad.model import Model, Tokens, checked_sequence
 from calmgrad.ops.pool import POOLS
 from calmgrad.optim import make_optimizer
-from calmgrad.shards import Runner, embedding_head, loss_head
-from calmgrad.tape import Tape
-from calmgrad.update import AHEAD, Outcome, Penalty, adding_to, make_update
+from calmgrad.shards import Runner, loss_head
+from calmgrad.update import AHEAD, Outcome, Penalty, make_update
 
 REDUCTIONS = ("sequence", "token")
 
@@ -309,30 +307,17 @@ class Trainer:
         pool: str = "mean",
     ) -> None:
         """`contrastive_step`, without waiting for its loss: see `step_later`."""
-        shards = self.runner.pack(self._checked_pairs(queries, positives), self.shard_tokens)
+        self._require_open()
+        arrays = pair_loss.checked_pairs(queries, positives, self.model.config)
         if pool not in POOLS:
             raise ValueError(f"pool {pool!r}: expected {' or '.join(POOLS)}")
-        backend, pairs, head = self._backend, len(queries), embedding_head(pool)
-        rows_of = [_slice(shard.rows) for shard in shards]
+        shards = self.runner.pack(arrays, self.shard_tokens)
         self._gathered = 0
-        with backend.active():
-            rows = backend.xp.empty((2 * pairs, self.model.config.d_model), "float32")
-
-            def keep(embedded: Array, _: Array | None, i: int) -> None:
-                rows[rows_of[i]] = embedded
-
-            self.runner.run(shards, head, keep=keep)
-            tape = Tape(backend)
-            q, p = tape.constant(rows[:pairs]), tape.constant(rows[pairs:])
-            with backends.one_blas_thread(), backends.silent_overflow():
-                output = infonce(q, p, temperature)
-                tape.backward(output, backend.xp.ones(1, "float32"))
-            gradient = backend.xp.concatenate([q.grad, p.grad])
+        with self._backend.active():
+            found = pair_loss.of_embeddings(self.runner, shards, temperature, pool)
             total = self._begin()
-            self._update.add_loss(output.value)
-            seeds = [gradient[part] for part in rows_of]
-            add = adding_to(backend, total)
-            self.runner.run(shards, head, seeds, add, keep=lambda *_: None)
+            self._update.add_loss(found.loss)
+            pair_loss.send_back(self.runner, shards, found, total)
             self._apply(total)
 
     def set_lr(self, lr: float) -> None:
@@ -589,29 +574,6 @@ class Trainer:
         tokens = np.bincount(of_part, counts, len(parts))
         return np.asarray(1 / np.maximum(tokens, 1)[of_part] / len(parts))
 
-    def _checked_pairs(
-        self, queries: Sequence[Tokens], positives: Sequence[Tokens]
-    ) -> list[NDArray[np.int64]]:
-        self._require_open()
-        pairs = len(queries)
-        if pairs == 0 or pairs != len(positives):
-            raise ValueError(
-                f"contrastive_step: {pairs} queries, {len(positives)} positives:"
-                " expected as many of both, at least one"
-            )
-        config = self.model.config
-        named = [(f"query {i}", s) for i, s in enumerate(queries)]
-        named += [(f"positive {i}", s) for i, s in enumerate(positives)]
-        arrays = []
-        for name, sequence in named:
-            array = checked_tokens(sequence, config, name)
-            if array.size > config.l_max:
-                raise ValueError(
-                    f"{name}: {array.size} tokens, expected at most l_max = {config.l_max}"
-                )
-            arrays.append(array)
-        return arrays
-
     def _gradient(self) -> Array:
         """The flat gradient where it is computed, to be changed."""
         return self._flat.on(self._backend, "grads", written=True)
@@ -656,10 +618,3 @@ class Trainer:
         outcome = self._outcomes.pop()
         outcome.check()
         return outcome.loss
-
-
-def _slice(rows: list[int]) -> slice | list[int]:
-    """Rows of a batch, as a slice where they follow each other: a device needs no list then."""
-    if rows == list(range(rows[0], rows[-1] + 1)):
-        return slice(rows[0], rows[-1] + 1)
-    return rows

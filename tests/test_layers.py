@@ -26,7 +26,7 @@ LAYERS = [
     "formats domains template prompt",
     "decoder sampling generation",
     "model",
-    "optim schedule ewc update fisher",
+    "optim schedule ewc update fisher pair_loss",
     "trainer trainer_state",
     "settings settings_schema settings_yaml",
     "data demo demo_session demo_vocabulary history evaluation loop parity explain"
