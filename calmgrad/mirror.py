@@ -7,12 +7,14 @@ for, which then takes it over. Whoever wants to read or write after that asks ag
 
 from typing import Any
 
+import numpy as np
+
 from calmgrad.backend import Backend, to_numpy
 from calmgrad.kernels.protocol import Array
 
 
 class Mirror:
-    """Flat buffers by name; without a device attached, the host's alone.
+    """Flat float32 buffers by name; without a device attached, the host's alone.
 
     Args:
         buffers: name -> NumPy array, or None where there is none.
@@ -91,8 +93,8 @@ class Mirror:
         if name not in self._device or name in self._behind:
             with self._backend.active():
                 if name not in self._device:
-                    self._device[name] = self._backend.xp.empty(host.shape, host.dtype)
-                self._device[name].set(host)
+                    self._device[name] = self._backend.xp.empty(host.shape, "float32")
+                self._device[name].set(np.ascontiguousarray(host, np.float32))
             self._behind.discard(name)
         if written:
             self._ahead.add(name)

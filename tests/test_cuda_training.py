@@ -20,7 +20,7 @@ from calmgrad.model import Model
 from calmgrad.network import token_losses
 from calmgrad.packing import Packing
 from calmgrad.staging import LEAST, Staging
-from calmgrad.tape import Tensor
+from calmgrad.tape import Tape, Tensor
 from tests.cuda_on_cpu.array import DeviceArray
 from tests.cuda_on_cpu.device import EmulatedDevice
 from tests.cuda_on_cpu.fixtures import device, stand_in
@@ -208,6 +208,7 @@ def test_a_step_that_fails_is_the_last(device: EmulatedDevice, where: str) -> No
         model.weights = small().weights
         assert np.isfinite(trainer.step(*batch()))  # and it goes on
         assert trainer.updates == 3
+        assert np.abs(model.weights - small().weights).max() > 1e-4
 
 
 def test_nothing_begins_after_a_step_that_is_known_to_have_failed(
@@ -268,6 +269,10 @@ def test_ewc_data_are_kept_in_step(stand_in: EmulatedDevice) -> None:
         trainer.step(*batch())
         expected = plain + 10 * model.fisher * (model.weights - model.anchor)
         np.testing.assert_allclose(trainer.grads, expected, rtol=1e-4, atol=1e-6)
+        gradient = trainer.grads.copy()
+        model.fisher = np.repeat(model.fisher, 2)[::2].astype(np.float64)  # as a script may make it
+        trainer.step(*batch())
+        np.testing.assert_array_equal(trainer.grads, gradient)
         model.fisher = None
         trainer.step(*batch())
         np.testing.assert_allclose(trainer.grads, plain, atol=1e-7)
@@ -442,6 +447,17 @@ def test_deep_forward_passes_move_what_is_kept(device: EmulatedDevice) -> None:
     here, there = small(n_layers=4), small(n_layers=4).to("cuda")
     tokens = batch(3)[0][0]
     np.testing.assert_allclose(there.logits(tokens), here.logits(tokens), atol=1e-5)
+
+
+def test_what_is_kept_may_overlap_where_it_goes(stand_in: EmulatedDevice) -> None:
+    tape = Tape(backends.load("cuda"), record=False)
+    tape.empty((1, 16))
+    mark = tape.values.mark()
+    tape.empty((1, 16))
+    x = tape.empty((5, 16))
+    x.value[...] = stand_in.xp.asarray(np.arange(80.0).reshape(5, 16), "float32")
+    kept = tape.keep(x, mark)
+    np.testing.assert_array_equal(kept.value.get().ravel(), np.arange(80))
 
 
 def test_staging(stand_in: EmulatedDevice) -> None:
