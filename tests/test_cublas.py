@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calmgrad import backend as backends
+from calmgrad.errors import DeviceError, OutOfMemoryError
 from calmgrad.kernels.cuda import CudaKernels
 from calmgrad.kernels.cuda.cublas import (
     SIGNATURES,
@@ -17,8 +19,13 @@ from calmgrad.kernels.cuda.cublas import (
     workspace_bytes,
 )
 from calmgrad.kernels.cuda.device import CupyDevice
+from tests.cuda_on_cpu import recording
 from tests.cuda_on_cpu.array import ArrayModule
 from tests.cuda_on_cpu.cublas import FakeCublas
+from tests.cuda_on_cpu.device import EmulatedDevice
+from tests.cuda_on_cpu.fixtures import stand_in
+
+__all__ = ["stand_in"]
 
 STREAM = 0x5EED
 xp = ArrayModule()
@@ -137,6 +144,25 @@ def test_every_status_is_looked_at(name: str) -> None:
 
     with pytest.raises(CublasError, match=rf"{name}: the reason 7 \(status 7\)"):
         all_of_it()
+
+
+def test_no_memory_is_told_as_such(
+    stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = FakeCublas()
+    library.fails["cublasCreate_v2"] = 3
+    monkeypatch.setattr(recording, "strict", False)
+    with pytest.raises(MemoryError, match="the reason 3"):
+        opened(library)
+    backend = backends.load("cuda")
+    with (
+        pytest.raises(OutOfMemoryError, match=r"cuda:0 \(emulated\): cublasCreate"),
+        backend.active(),
+    ):
+        opened(library)
+    library.fails["cublasCreate_v2"] = 1
+    with pytest.raises(DeviceError, match=r"cuda:0 \(emulated\): cublasCreate"), backend.active():
+        opened(library)
 
 
 def test_closed_once() -> None:

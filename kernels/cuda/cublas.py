@@ -15,6 +15,7 @@ NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
 COMPUTE = {"float32": 68, "tf32": 77, "bf16": 75, "float64": 70}  # cublasComputeType_t
 DEFAULT_ALGORITHM = -1  # cublasGemmAlgo_t
 
+ALLOC_FAILED = 3  # cublasStatus_t
 HOPPER = 90
 MIB = 1 << 20
 
@@ -53,6 +54,7 @@ class Cublas:
 
     Raises:
         CublasError: cuBLAS cannot be used.
+        MemoryError: it finds no memory on the device.
     """
 
     def __init__(self, library: Any, stream: int, workspace: Array, precision: str) -> None:
@@ -107,7 +109,8 @@ class Cublas:
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)
         if status:
-            raise CublasError(f"{name}: {status_text(self._library, status)}")
+            error = MemoryError if status == ALLOC_FAILED else CublasError
+            raise error(f"{name}: {status_text(self._library, status)}")
 
 
 def status_text(library: Any, status: int) -> str:

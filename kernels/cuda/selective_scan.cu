@@ -9,7 +9,7 @@
 // One state after the other has its 16 tokens unrolled, all in registers. B and C of a chunk are
 // the same for all channels and lie in shared memory, TILE states at a time. Tokens beyond the end
 // of a chunk, and channels beyond the last, have dt, u, dy, B, C = 0: they change no state and add
-// nothing to a sum.
+// nothing to a sum. Empty chunks, behind the last, are left at once.
 
 #include "scan.cuh"
 
@@ -38,6 +38,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_chunk_states(
   const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
+  if (chunk.size == 0) return;
   const int size = active ? chunk.size : 0;
   const auto dt_of = column_of(dt, channels, chunk, c);
   const auto u_of = column_of(u, u_row, chunk, c);
@@ -112,6 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_outputs(
   const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
+  if (chunk.size == 0) return;
   const int size = active ? chunk.size : 0;
   const auto dt_of = column_of(dt, channels, chunk, c);
   const auto u_of = column_of(u, u_row, chunk, c);
@@ -168,6 +170,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_chunk_gradients(
   const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
+  if (chunk.size == 0) return;
   const int size = active ? chunk.size : 0;
   const auto z_of = column_of(z, z_row, chunk, c);
   const auto dout_of = column_of(dout, dout_row, chunk, c);
@@ -253,6 +256,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_gradients(
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
+  if (chunk.size == 0) {  // its parts of the sums are 0
+    for (index_t n = 0; active && n < states; n++) entering[(k * states + n) * channels + c] = 0;
+    if (active) dbias[k * channels + c] = dskip[k * channels + c] = 0;
+    return;
+  }
   const int size = active ? chunk.size : 0;
   const auto dt_of = column_of(dt, channels, chunk, c);
   const auto u_of = column_of(u, u_row, chunk, c);

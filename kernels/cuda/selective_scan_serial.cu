@@ -32,7 +32,7 @@ __device__ __forceinline__ void put(Token* tokens, const real* mine) {
   for (int j = 0; j < LOADS; j++) flat[j * THREADS + threadIdx.x] = mine[j];
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) scan_serial_forward(
+extern "C" __global__ void __launch_bounds__(THREADS, 3) scan_serial_forward(
     real* __restrict__ out, real* __restrict__ y, real* __restrict__ dt,
     real* __restrict__ checkpoints, const real* __restrict__ u, index_t u_row,
     const real* __restrict__ z, index_t z_row, const real* __restrict__ bc, index_t bc_row,
