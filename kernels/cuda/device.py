@@ -138,7 +138,8 @@ class CupyDevice:
 
     @contextmanager
     def active(self) -> Iterator[Any]:
-        with self.xp.cuda.Device(self.index) as device, self._stream:
+        device = self.xp.cuda.Device(self.index)
+        with device, self._stream:
             yield device
 
     def memory(self) -> tuple[int, int]:
