@@ -450,14 +450,15 @@ def test_deep_forward_passes_move_what_is_kept(device: EmulatedDevice) -> None:
 
 
 def test_what_is_kept_may_overlap_where_it_goes(stand_in: EmulatedDevice) -> None:
-    tape = Tape(backends.load("cuda"), record=False)
-    tape.empty((1, 16))
-    mark = tape.values.mark()
-    tape.empty((1, 16))
-    x = tape.empty((5, 16))
-    x.value[...] = stand_in.xp.asarray(np.arange(80.0).reshape(5, 16), "float32")
-    kept = tape.keep(x, mark)
-    np.testing.assert_array_equal(kept.value.get().ravel(), np.arange(80))
+    with stand_in.active():
+        tape = Tape(backends.load("cuda"), record=False)
+        tape.empty((1, 16))
+        mark = tape.values.mark()
+        tape.empty((1, 16))
+        x = tape.empty((5, 16))
+        x.value[...] = stand_in.xp.asarray(np.arange(80.0).reshape(5, 16), "float32")
+        kept = tape.keep(x, mark)
+        np.testing.assert_array_equal(kept.value.get().ravel(), np.arange(80))
 
 
 def test_staging(stand_in: EmulatedDevice) -> None:
