@@ -1,5 +1,7 @@
 """The profile of a step: names and shares of its ops, and the work that they are held against."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -48,9 +50,14 @@ def test_the_least_time_is_that_of_the_slowest_need() -> None:
 
 def test_a_profile_of_a_device(stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_ceilings, "LARGE", 1 << 16)
-    waits = []
+    waits: list[Any] = []
     event = stand_in.event
-    monkeypatch.setattr(stand_in, "event", lambda: waits.append(1) or event())
+
+    def counted() -> Any:
+        waits.append(event())
+        return waits[-1]
+
+    monkeypatch.setattr(stand_in, "event", counted)
     model = new_model(d_model=16, n_layers=2)
     sequences = [np.arange(4, 40) % 256] * 4
     found = profile(model, sequences, [0] * 4, 0.0, "cuda")
