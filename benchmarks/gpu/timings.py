@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from benchmarks.batches import lengths_of
 from benchmarks.gpu.about import copy_speed
 from benchmarks.gpu.floors import least_bytes, microseconds
-from benchmarks.gpu.subject import Subject
+from benchmarks.gpu.subject import Subject, mapped
 from calmgrad.config import ModelConfig
 from calmgrad.kernels.cuda.selective_scan_serial import STATES, Mapping
 from calmgrad.packing import Packing
@@ -137,16 +136,6 @@ def _scan(subject: Subject, draw: _Draw, config: ModelConfig, packing: Packing) 
         told = f"({mapping}{', chosen' if (mapping == 'serial') == serial else ''})"
         yield f"selective_scan {told}", partial(forward, mapping, rest)
         yield f"selective_scan, back {told}", partial(backward, mapping, rest)
-
-
-@contextmanager
-def mapped(kernels: Any, mapping: Mapping) -> Iterator[None]:
-    """Inside, the scan is mapped like this."""
-    before, kernels.mapping = kernels.mapping, mapping
-    try:
-        yield
-    finally:
-        kernels.mapping = before
 
 
 def _gelu(subject: Subject, draw: _Draw, width: int) -> Iterator[Timed]:
