@@ -242,6 +242,7 @@ class Trainer:
         by_token = self.reduction == "token" and not self.rules.equal_parts
         share = np.array([1.0 if by_token else 1 / targets])
         with self._backend.active():
+            self._require_healthy()
             self._update.begin()
             self._update.gradient(self.runner, shards, share, self._gradient())
             loss = self._update.loss()
@@ -263,6 +264,7 @@ class Trainer:
         """
         self._require_open()
         with self._backend.active():
+            self._require_healthy()
             total = self._gradient()
             if self._gathered > 0:
                 total *= np.float32(1 / self._gathered)
