@@ -29,6 +29,7 @@ from benchmarks.gpu import (
     about,
     build,
     gradients,
+    graph,
     kernels,
     network,
     precision,
@@ -50,6 +51,7 @@ PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "parity": network.parity,
     "precision": precision.run,
     "determinism": network.determinism,
+    "graph": graph.run,
     "sanitizer": sanitizer.run,
     "timings": timings.run,
     "steps": steps.run,
@@ -148,9 +150,15 @@ def table(name: str, result: dict[str, Any]) -> list[str]:
     rows = result.get("rows", [])
     if name == "timings":
         return [
-            f"{r['size']:6} {r['shape']:7} {r['op']:22} {r['us_median']:9.1f} us"
+            f"{r['size']:6} {r['shape']:7} {r['op']:38} {r['us_median']:9.1f} us"
             f"  {r['of_floor']:6.1%} of {result['copy_gb_per_second']:,.0f} GB/s"
             for r in rows
+        ]
+    if name == "graph":
+        return [
+            f"{r['size']:6} {r['shape']:7} {how:20} {r[f'{how}_ms_median']:9.3f} ms"
+            for r in result.get("steps", [])
+            for how in ("eager", "replayed")
         ]
     if name == "steps":
         return [

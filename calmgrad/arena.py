@@ -44,6 +44,11 @@ class Arena:
         """Bytes this arena holds."""
         return int(self.capacity * self.dtype.itemsize)
 
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """Where its memory begins."""
+        return tuple(map(address, self._blocks))
+
     def take(self, shape: tuple[int, ...]) -> Array:
         """An uninitialised view of `shape`."""
         size = math.prod(shape)

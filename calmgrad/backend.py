@@ -11,7 +11,8 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from calmgrad import devices
-from calmgrad.errors import OutOfMemoryError
+from calmgrad.errors import DeviceError, OutOfMemoryError
+from calmgrad.kernels.cuda.cublas import CublasError
 from calmgrad.kernels.cuda.device import PRECISIONS, Device, Precision
 from calmgrad.kernels.protocol import Array, ArrayModule, Kernels
 
@@ -95,6 +96,8 @@ def _active(device: Device) -> Iterator[None]:
     except MemoryError as error:
         text = " ".join(str(error).split())
         raise OutOfMemoryError(f"cuda:{device.index} ({device.name}): {text}") from error
+    except CublasError as error:
+        raise DeviceError(f"cuda:{device.index} ({device.name}): {error}") from error
 
 
 @cache

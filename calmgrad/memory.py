@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from calmgrad.buckets import sizes
 from calmgrad.config import ModelConfig
 from calmgrad.kernels.protocol import CHUNK
 
@@ -64,7 +65,9 @@ def device_shard_tokens(config: ModelConfig, total: int) -> int:
 
 def device_forecast(config: ModelConfig, shard_tokens: int, shard_sequences: int) -> int:
     """Bytes that training takes on a device, without CUDA's own (about 500 MB)."""
-    return FLOAT * config.param_count * BUFFERS + activations(config, shard_tokens, shard_sequences)
+    return FLOAT * config.param_count * BUFFERS + activations(
+        config, *sizes(shard_tokens, shard_sequences)
+    )
 
 
 # --- on the host ----------------------------------------------------------------------------------

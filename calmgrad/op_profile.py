@@ -3,16 +3,21 @@
 A trainer with one thread makes real steps; its tape's observer notes when each op is done. What
 an op has to do at least - multiply, exponentiate, move memory - follows from the model's sizes
 (`WORK`); the speeds at which this machine can do that are measured (`ceilings`).
+
+On a GPU each op is waited for, so its time has the launches in it: some ten microseconds each,
+which replayed steps do not have. Exponentials are not looked at there.
 """
 
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from calmgrad import ceilings
+from calmgrad import ceilings, device_ceilings
+from calmgrad.backend import Backend
 from calmgrad.config import ModelConfig
+from calmgrad.kernels.cuda.device import Precision
 from calmgrad.model import Model, Tokens
 from calmgrad.tape import Step
 from calmgrad.trainer import Trainer
@@ -28,6 +33,20 @@ LINEAR = {
 }
 
 
+class Speeds(NamedTuple):
+    """What a machine can do at best, a second.
+
+    Attributes:
+        products: floating-point operations.
+        exponentials: with what goes with them; None: they are no limit.
+        copies: of arrays of so many bytes: bytes, read and written together.
+    """
+
+    products: float
+    exponentials: float | None
+    copies: Callable[[int], float]
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What must be done at least: forward and backward together, for all layers."""
@@ -37,14 +56,14 @@ class Work:
     bytes: float = 0.0  # read and written
     array: float = 0.0  # bytes of one of the arrays that are moved
 
-    def seconds(self, products: float) -> tuple[float, str]:
-        """The least time at the measured speeds, and what it is spent on."""
-        computed = self.flops / products + self.exps / ceilings.exponentials()
-        moved = self.bytes / ceilings.copies(_power_of_two(self.array)) if self.bytes else 0.0
+    def seconds(self, speeds: Speeds) -> tuple[float, str]:
+        """The least time at these speeds, and what it is spent on."""
+        exponentials = self.exps / speeds.exponentials if speeds.exponentials else 0.0
+        computed = self.flops / speeds.products + exponentials
+        moved = self.bytes / speeds.copies(_power_of_two(self.array)) if self.bytes else 0.0
         if moved > computed:
             return moved, "memory"
-        exponentials = self.exps / ceilings.exponentials() > computed / 2
-        return computed, "exp" if exponentials else "products"
+        return computed, "exp" if exponentials > computed / 2 else "products"
 
 
 def work(config: ModelConfig, tokens: int, shards: int) -> dict[str, Work]:
@@ -102,19 +121,33 @@ class OpTime:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A step on one thread: its seconds, its rows, and the speeds they are compared with."""
+    """A step on one thread, or a GPU: its seconds, its rows, and the speeds they are held against.
 
+    Attributes:
+        device: "cpu", or the GPU's name.
+        exponentials, copies_cached: None on a GPU.
+    """
+
+    device: str
     step: float
     tokens: int
     shards: int
     products: float
+    exponentials: float | None
+    copies_cached: float | None
+    copies_large: float
     rows: list[OpTime]
 
 
 class _Watch:
-    """An observer of a tape that adds up seconds by op and direction."""
+    """An observer of a tape that adds up seconds by op and direction.
 
-    def __init__(self) -> None:
+    Args:
+        wait: until all is done that was begun.
+    """
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        self._wait = wait
         self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
         self.calls: Counter[str] = Counter()
         self._names: dict[int, str] = {}
@@ -127,9 +160,11 @@ class _Watch:
         self.shards += 1
         self._names.clear()
         self._seen.clear()
+        self._wait()
         self._last = time.perf_counter()
 
     def __call__(self, direction: str, step: Step) -> None:
+        self._wait()
         now = time.perf_counter()
         if direction == "forward":
             name = self._names[id(step)] = self._name(step)
@@ -148,7 +183,12 @@ class _Watch:
 
 
 def profile(
-    model: Model, sequences: Sequence[Tokens], cmd_positions: Sequence[int], seconds: float = 1.0
+    model: Model,
+    sequences: Sequence[Tokens],
+    cmd_positions: Sequence[int],
+    seconds: float = 1.0,
+    device: str = "cpu",
+    matmul_precision: Precision = "float32",
 ) -> Profile:
     """Make training steps for about so many seconds; of each op, the best time counts.
 
@@ -156,36 +196,52 @@ def profile(
     """
     best: dict[tuple[str, str], float] = {}
     step = float("inf")
-    with Trainer(model, threads=1) as trainer:
+    with Trainer(
+        model, threads=1, device=device, matmul_precision=matmul_precision, cuda_graph=False
+    ) as trainer:
         for _ in range(2):
             trainer.step(sequences, cmd_positions)
         [worker] = trainer.runner._workers
-        run = worker.run
+        compute, wait = worker.compute, device_ceilings.waiting(trainer.runner.backend)
         end = time.perf_counter() + seconds
         while True:
-            watch = _Watch()
+            watch = _Watch(wait)
             worker.tape.observer = watch
-            worker.run = _started(run, watch)  # type: ignore[method-assign]
-            began = time.perf_counter()
-            trainer.step(sequences, cmd_positions)
-            took = time.perf_counter() - began
+            worker.compute = _started(compute, watch)  # type: ignore[method-assign]
+            with trainer.runner.backend.active():
+                began = time.perf_counter()
+                trainer.step(sequences, cmd_positions)
+                took = time.perf_counter() - began
             watch.seconds[REST, "forward"] = took - sum(watch.seconds.values())
             step = min(step, took)
             for key, value in watch.seconds.items():
                 best[key] = min(value, best.get(key, value))
             if time.perf_counter() > end:
                 break
+        tokens = sum(len(s) - 1 for s in sequences)
+        speeds = _speeds(trainer.runner.backend, model.config, tokens // watch.shards)
+        told = trainer.told
     watch.calls[REST] = 1
-    tokens = sum(len(s) - 1 for s in sequences)
-    products = ceilings.products(model.config, tokens // watch.shards)
     least = work(model.config, tokens, watch.shards)
     total = sum(best.values())
     rows = [
-        _row(name, count, best, total, least.get(name), products)
+        _row(name, count, best, total, least.get(name), speeds)
         for name, count in watch.calls.items()
     ]
     rows.sort(key=lambda row: -row.share)
-    return Profile(step, tokens, watch.shards, products, rows)
+    cached = speeds.copies(ceilings.CACHED) if told == "cpu" else None
+    return Profile(
+        told, step, tokens, watch.shards, speeds.products, speeds.exponentials, cached,
+        speeds.copies(ceilings.LARGE), rows,
+    )  # fmt: skip
+
+
+def _speeds(backend: Backend, config: ModelConfig, tokens: int) -> Speeds:
+    if backend.device is None:
+        products = ceilings.products(config, tokens)
+        return Speeds(products, ceilings.exponentials(), ceilings.copies)
+    copied = device_ceilings.copies(backend)
+    return Speeds(device_ceilings.products(backend, config, tokens), None, lambda _: copied)
 
 
 def _started(run: Callable[..., Any], watch: _Watch) -> Callable[..., Any]:
@@ -202,13 +258,13 @@ def _row(
     best: dict[tuple[str, str], float],
     total: float,
     least: Work | None,
-    products: float,
+    speeds: Speeds,
 ) -> OpTime:
     forward, backward = best.get((name, "forward"), 0.0), best.get((name, "backward"), 0.0)
     took = forward + backward
     if least is None:  # an op this table does not know
         return OpTime(name, calls, forward, backward, took / total, None, None, None)
-    seconds, bound = least.seconds(products)
+    seconds, bound = least.seconds(speeds)
     done = {"products": least.flops, "exp": least.exps, "memory": least.bytes}[bound]
     return OpTime(name, calls, forward, backward, took / total, done / took, bound, seconds / took)
 

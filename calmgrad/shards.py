@@ -10,7 +10,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from calmgrad import backend as backends
 from calmgrad import memory
+from calmgrad.arena import address
 from calmgrad.backend import Backend, to_numpy
 from calmgrad.config import ModelConfig
 from calmgrad.cutting import (
@@ -116,8 +118,17 @@ class Worker:
 
         With a seed gradient for the output, `grads` holds the parameters' afterwards.
         """
-        if self._staging is not None:
-            shard, seed = placed(shard, seed, self._staging)
+        shard, seed = self.place(shard, seed)
+        return self.compute(shard, head, seed, keep, i)
+
+    def place(self, shard: Shard, seed: Array | None) -> tuple[Shard, Array | None]:
+        """A shard and the gradient of its output where they are computed with."""
+        return (shard, seed) if self._staging is None else placed(shard, seed, self._staging)
+
+    def compute(
+        self, shard: Shard, head: Head, seed: Array | None, keep: Keep | None, i: int
+    ) -> Any:
+        """As `run`, for what is in its place."""
         if seed is None:
             self.forward_tape.begin()
             output = head(self.forward_parameters, self.config, shard)
@@ -143,6 +154,26 @@ def default_threads() -> int:
             raise ValueError(f"CALMGRAD_NUM_THREADS={chosen!r}: expected a number from 1 on")
         return int(chosen)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A shard that lies on a device, with all that its gradient needs.
+
+    Attributes:
+        addresses: where all that `run` reads and writes begins; where in it each array lies
+            depends on the sizes alone.
+    """
+
+    worker: Worker
+    shard: Shard
+    seed: Array
+    addresses: tuple[int, ...]
+
+    def run(self, head: Head, add: Callable[[Array, int], None], keep: Keep) -> None:
+        """As `Runner.run`; nothing but work of the device."""
+        self.worker.compute(self.shard, head, self.seed, keep, 0)
+        add(self.worker.grads, 0)
 
 
 class Runner:
@@ -223,13 +254,33 @@ class Runner:
         Raises:
             OutOfMemoryError: a shard does not fit into a device; says what would.
         """
+        with self.telling(shards), self._backend.active():
+            return self._run(shards, head, seeds, add, keep)
+
+    def place(self, shard: Shard, seed: Array) -> Placed:
+        """Bring a shard, and the gradient of its output, to the device, to be run alone."""
+        self._hire(1)
+        worker = self._workers[0]
+        worker.tape.begin()  # its memory becomes one block, if it has grown
+        there, weight = worker.place(shard, seed)
+        first, grads = address(there.tokens), address(worker.grads)
+        addresses = (first, grads, *worker.tape.addresses)
+        return Placed(worker, there, weight, addresses)
+
+    @contextmanager
+    def telling(self, shards: Sequence[Shard]) -> Iterator[None]:
+        """Inside, a device that is out of memory becomes an error that says what would fit."""
         try:
-            with self._backend.active():
-                return self._run(shards, head, seeds, add, keep)
+            yield
         except OutOfMemoryError as error:
             room = self._room()
             self._workers.clear()
             raise _too_large(self._backend, self._config, shards, room) from error
+
+    def _hire(self, count: int) -> None:
+        weights = self._weights() if callable(self._weights) else self._weights
+        while len(self._workers) < count:
+            self._workers.append(Worker(self._backend, self._config, weights))
 
     def _run(
         self,
@@ -239,10 +290,8 @@ class Runner:
         add: Callable[[Array, int], None] | None,
         keep: Keep | None,
     ) -> list[Any]:
-        weights = self._weights() if callable(self._weights) else self._weights
         count = min(self.threads, len(shards))
-        while len(self._workers) < count:
-            self._workers.append(Worker(self._backend, self._config, weights))
+        self._hire(count)
         batch = _Batch(shards, head, seeds, add, keep)
         with backends.one_blas_thread():
             if count <= 1:

@@ -222,6 +222,11 @@ class Tape:
         self.observer: Callable[[str, Step], None] | None = None
         self.parameters: list[Tensor] = []
 
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """Where its memory begins; after `begin` they stay, as long as passes grow no larger."""
+        return self.values.addresses + self.pool.arena.addresses
+
     def begin(self) -> None:
         """Forget the previous pass."""
         for step in self.steps:  # a circle of references would keep the arena's old blocks alive

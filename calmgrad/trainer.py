@@ -51,6 +51,8 @@ class Trainer:
         matmul_precision: of a GPU's products: "float32"; or "tf32", "bf16", which round factors.
         shard_tokens: about how many tokens a thread works on at a time. (A GPU works on a batch
             as a whole.)
+        cuda_graph: whether a GPU's steps are recorded and replayed (docs/cuda.md); None: as
+            CALMGRAD_CUDA_GRAPH says, else they are. Results do not depend on it.
 
     Attributes:
         grads: flat float32 gradient in buffer order; after a step, before clipping.
@@ -83,6 +85,7 @@ class Trainer:
         device: str = "auto",
         matmul_precision: Precision = "float32",
         shard_tokens: int = SHARD_TOKENS,
+        cuda_graph: bool | None = None,
     ) -> None:
         ranges = {
             "beta1": (beta1, 0 <= beta1 < 1, "at least 0, below 1"),
@@ -113,7 +116,7 @@ class Trainer:
             self._optimizer = make_optimizer(
                 optimizer, self._backend, model.config, weight_decay, beta1, beta2, eps
             )
-            self._update = make_update(self._backend, self._optimizer)
+            self._update = make_update(self._backend, self._optimizer, cuda_graph)
         self._options: dict[str, str | float] = dict(
             optimizer=optimizer, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
             reduction=reduction, rules=rules, shard_tokens=shard_tokens,
@@ -201,9 +204,12 @@ class Trainer:
         share = self._weights(counts, parts)
         self._gathered = 0
         with self._backend.active():
-            total = self._begin()
-            self._update.gradient(self.runner, shards, share, total)
-            self._apply(total)
+            self._require_healthy()
+            weights = self.model.flat.on(self._backend, "weights", written=True)
+            self._update.step(
+                self.runner, shards, share, weights, self._gradient(),
+                self._penalty(), self.grad_clip, self.lr,
+            )  # fmt: skip
 
     @property
     def waiting(self) -> int:
@@ -591,13 +597,15 @@ class Trainer:
 
     def _apply(self, total: Array) -> None:
         """EWC, norm, clip, update; nothing changes unless loss and norm are finite."""
-        flat, backend = self.model.flat, self._backend
-        penalty = None
-        if self.ewc_lambda > 0 and flat.holds("fisher"):
-            fisher, anchor = (flat.on(backend, name) for name in ("fisher", "anchor"))
-            penalty = Penalty(fisher, anchor, self.ewc_lambda)
-        weights = flat.on(backend, "weights", written=True)
-        self._update.apply(weights, total, penalty, self.grad_clip, self.lr)
+        weights = self.model.flat.on(self._backend, "weights", written=True)
+        self._update.apply(weights, total, self._penalty(), self.grad_clip, self.lr)
+
+    def _penalty(self) -> Penalty | None:
+        flat = self.model.flat
+        if self.ewc_lambda == 0 or not flat.holds("fisher"):
+            return None
+        fisher, anchor = (flat.on(self._backend, name) for name in ("fisher", "anchor"))
+        return Penalty(fisher, anchor, self.ewc_lambda)
 
     def _settle(self) -> None:
         """Find out what came of the steps that were begun."""

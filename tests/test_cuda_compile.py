@@ -68,7 +68,8 @@ def outside(rows: Sequence[Kernel]) -> list[str]:
 def threads(row: Kernel) -> int:
     """The most that a block of this kernel has."""
     text = source(row.op, "float32")
-    numbers = dict(re.findall(r"^#define (\w+) (\d+)", text, re.MULTILINE))
+    text = text.replace("int(sizeof(real))", "4" if row.real == "float" else "8")
+    numbers = dict(re.findall(r"^#define (\w+) (\d+|\(\d+ / \d+\))(?: |$)", text, re.MULTILINE))
     for bound, entry in BOUNDS.findall(text):
         if entry == row.entry:
             most = bound.split(",")[0]

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import calmgrad
-from calmgrad import loop
+from calmgrad import device_ceilings, loop
 from calmgrad.cli import benchmark, embed, evaluate, fisher
 from calmgrad.contrastive import train_contrastive
 from calmgrad.cutting import Shard
@@ -193,10 +193,22 @@ def test_benchmark(stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) ->
     assert found["sizes"][0]["device"] == "cuda:0 (emulated)"
 
 
+def test_benchmark_op_by_op(stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "SEQUENCE", 8)
+    monkeypatch.setattr(device_ceilings, "LARGE", 1 << 16)
+    arguments = ("-s", "nano", "--seconds", "0.01", "--device", "cuda", "--ops")
+    [found] = output(benchmark.command, *arguments)["sizes"]
+    assert (found["device"], found["exponentials"]) == ("cuda:0 (emulated)", None)
+    shown = CliRunner().invoke(benchmark.command, arguments)
+    assert "each op waited for" in shown.stdout
+    assert "cuda:0 (emulated): products" in shown.stdout
+    assert "selective_scan" in shown.stdout
+
+
 def test_a_run_out_of_memory_is_told(
     stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = Worker.run
+    work = Worker.compute
 
     def full(worker: Worker, shard: Shard, *rest: Any) -> Any:
         if len(shard.rows) > 1:
@@ -204,6 +216,6 @@ def test_a_run_out_of_memory_is_told(
         return work(worker, shard, *rest)
 
     monkeypatch.setattr(stand_in, "memory", lambda: (1 << 20, 1 << 34))
-    monkeypatch.setattr(Worker, "run", full)
+    monkeypatch.setattr(Worker, "compute", full)
     with pytest.raises(OutOfMemoryError, match=r"batch_tokens = \d+, or batch_size = \d+"):
         run("cuda")

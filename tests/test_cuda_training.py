@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import calmgrad
 from calmgrad import backend as backends
-from calmgrad import memory
+from calmgrad import buckets, memory
 from calmgrad.errors import DivergedError, OutOfMemoryError
 from calmgrad.gradient_check import gradcheck
 from calmgrad.kernels.cuda.causal_conv1d import _grid
@@ -116,16 +116,18 @@ def test_gradients_of_the_whole_network_in_float64(device: EmulatedDevice) -> No
     names = [entry.name for entry in layout(config)]
     lengths = [18, 5]
     asarray = backend.xp.asarray
-    tokens = asarray(rng.integers(0, 256, 23))
-    rows, targets = asarray(np.array([1, 4, 17, 20])), asarray(rng.integers(0, 256, 4))
-    packing = Packing.of(lengths, backend.xp)
+    with backend.active():
+        tokens = asarray(rng.integers(0, 256, 23))
+        rows, targets = asarray(np.array([1, 4, 17, 20])), asarray(rng.integers(0, 256, 4))
+        packing = Packing.of(lengths, backend.xp)
 
     def losses(*parameters: Tensor) -> Tensor:
         named = dict(zip(names, parameters, strict=True))
         return token_losses(named, config, tokens, packing, targets, rows)
 
     arrays = [view.copy() for view in views(config, flat).values()]
-    gradcheck(losses, *arrays, backend=backend, directions=1)
+    with backend.active():
+        gradcheck(losses, *arrays, backend=backend, directions=1)
 
 
 def test_a_step_asks_for_no_memory_and_reads_nothing(device: EmulatedDevice) -> None:
@@ -149,11 +151,11 @@ def test_a_step_asks_for_no_memory_and_reads_nothing(device: EmulatedDevice) -> 
 
 
 def test_the_count_counts(stand_in: EmulatedDevice) -> None:
-    with counted(stand_in) as counts:
+    with counted(stand_in) as counts, stand_in.active():
         float(stand_in.xp.zeros(1)[0])
         stand_in.xp.empty(1).get()
-    assert counts == {"empty": 2, "read": 2}
-    assert isinstance(stand_in.xp.empty(1), DeviceArray)
+        assert counts == {"empty": 2, "read": 2}
+        assert isinstance(stand_in.xp.empty(1), DeviceArray)
 
 
 def test_steps_may_wait_for_each_other(stand_in: EmulatedDevice) -> None:
@@ -334,16 +336,18 @@ def test_ewc_data_are_kept_in_step(stand_in: EmulatedDevice) -> None:
 def test_arrays_of_a_device_are_taken(stand_in: EmulatedDevice) -> None:
     asarray = stand_in.xp.asarray
     sequences, positions = batch()
-    there: Any = [asarray(s) for s in sequences]
+    with stand_in.active():
+        there: Any = [asarray(s) for s in sequences]
     for array in there:
         array.__cuda_array_interface__ = {}
     losses = []
     for tokens in (sequences, there):
-        with calmgrad.Trainer(small(), device="cuda") as trainer:
+        with stand_in.active(), calmgrad.Trainer(small(), device="cuda") as trainer:
             losses.append(trainer.step(tokens, positions))
     assert losses[0] == losses[1]
     model = small()
-    model.fisher = asarray(np.ones(model.config.param_count, np.float32))
+    with stand_in.active():
+        model.fisher = asarray(np.ones(model.config.param_count, np.float32))
     assert isinstance(model.fisher, np.ndarray)
 
 
@@ -436,7 +440,7 @@ def test_the_forecast_is_what_the_tapes_take(device: EmulatedDevice) -> None:
         for _ in range(2):
             trainer.step(sequences, [0] * 4)
         [worker] = trainer.runner._workers
-        needed = memory.activations(model.config, 4 * 37, 4)
+        needed = memory.activations(model.config, *buckets.sizes(4 * 37, 4))
         assert worker.held() == pytest.approx(needed, rel=0.1)
 
 
@@ -507,14 +511,15 @@ def test_deep_forward_passes_move_what_is_kept(device: EmulatedDevice) -> None:
 
 
 def test_what_is_kept_may_overlap_where_it_goes(stand_in: EmulatedDevice) -> None:
-    tape = Tape(backends.load("cuda"), record=False)
-    tape.empty((1, 16))
-    mark = tape.values.mark()
-    tape.empty((1, 16))
-    x = tape.empty((5, 16))
-    x.value[...] = stand_in.xp.asarray(np.arange(80.0).reshape(5, 16), "float32")
-    kept = tape.keep(x, mark)
-    np.testing.assert_array_equal(kept.value.get().ravel(), np.arange(80))
+    with stand_in.active():
+        tape = Tape(backends.load("cuda"), record=False)
+        tape.empty((1, 16))
+        mark = tape.values.mark()
+        tape.empty((1, 16))
+        x = tape.empty((5, 16))
+        x.value[...] = stand_in.xp.asarray(np.arange(80.0).reshape(5, 16), "float32")
+        kept = tape.keep(x, mark)
+        np.testing.assert_array_equal(kept.value.get().ravel(), np.arange(80))
 
 
 def test_staging(stand_in: EmulatedDevice) -> None:
@@ -523,6 +528,7 @@ def test_staging(stand_in: EmulatedDevice) -> None:
     for count in (3, 700, 5, 40 * LEAST, 1, 0):
         arrays: list[Any] = [rng.integers(0, 99, count), rng.random(count).astype(np.float32),
                   rng.random(2 * count)]  # fmt: skip
-        for array, sent in zip(arrays, staging.send(arrays), strict=True):
-            assert sent.dtype == array.dtype
-            np.testing.assert_array_equal(sent.get(), array)
+        with stand_in.active():
+            for array, sent in zip(arrays, staging.send(arrays), strict=True):
+                assert sent.dtype == array.dtype
+                np.testing.assert_array_equal(sent.get(), array)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,11 @@ class DynamicLibNotFoundError(RuntimeError):
 Machine = Callable[..., None]
 
 
+def around(*_: Any, **__: Any) -> AbstractContextManager[None]:
+    """In the place of CuPy's Device and Stream."""
+    return nullcontext()
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Makes a machine: driver, CuPys, and what goes wrong in CuPy."""
@@ -57,17 +63,14 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
             getDeviceProperties=lambda _: {"name": b"NVIDIA H200"},
             runtimeGetVersion=lambda: 13020,
         )
-        compute = dict.fromkeys(
-            ("CUBLAS_COMPUTE_32F", "CUBLAS_COMPUTE_32F_FAST_TF32", "CUBLAS_COMPUTE_32F_FAST_16BF"),
-            0,
-        )
+        cuda = SimpleNamespace(runtime=runtime, Device=around, Stream=around)
         modules = {
-            "cupy": {"cuda": SimpleNamespace(runtime=runtime)},
+            "cupy": {"cuda": cuda},
             "cupy_backends": {},
             "cupy_backends.cuda": {},
             "cupy_backends.cuda.api": {"runtime": runtime},
             "cupy_backends.cuda.libs": {
-                "cublas": SimpleNamespace(**compute),
+                "cublas": SimpleNamespace(__file__="cublas.so"),
                 "nvrtc": SimpleNamespace(getVersion=failing("nvrtc", (13, 0))),
             },
         }

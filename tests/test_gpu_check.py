@@ -13,14 +13,20 @@ from typing import Any
 
 import pytest
 
+import calmgrad
 from benchmarks import gpu_check
 from benchmarks.contestants import WorkerFailed
-from benchmarks.gpu import build, kernels, network, steps, timings
+from benchmarks.gpu import build, floors, graph, kernels, network, steps, timings
 from benchmarks.gpu.subject import Failed, Subject
 from calmgrad.kernels.cuda import CudaKernels
 from calmgrad.kernels.cuda.launcher import FOLDER
 from calmgrad.kernels.cuda.launcher import source as right
+from tests.cuda_on_cpu.array import DeviceArray
 from tests.cuda_on_cpu.device import EmulatedDevice, compiler, emulated
+from tests.cuda_on_cpu.fixtures import stand_in
+from tests.test_cuda_graph import place_of_the_host, rate_of_the_host
+
+__all__ = ["stand_in"]
 
 ROOT = Path(__file__).parents[1]
 THOROUGH = os.environ.get("CALMGRAD_TEST_PROFILE") == "thorough"
@@ -47,7 +53,8 @@ def test_a_rehearsal(tmp_path: Path) -> None:
     assert {row["op"] for row in built["rows"]} == {path.stem for path in FOLDER.glob("*.cu")}
     assert {row["dtype"] for row in built["rows"]} == {"float32", "float64"}
     named = {row["op"] for row in checked["rows"]}
-    assert {op.split(".")[1] for op in kernels.ops()} | set(kernels.UPDATES) == named
+    expected_ops = {op.split(".")[1] for op in kernels.ops()} | {kernels.SERIAL}
+    assert expected_ops | set(kernels.UPDATES) == named
 
 
 def run(
@@ -121,6 +128,7 @@ def test_where_calm_mamba_fails_calmgrad_is_still_timed(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(steps, "_row", row)
     monkeypatch.setattr(steps, "SIZES", ("nano",))
+    monkeypatch.setattr(steps, "SHAPES", ("8x768", "64x768"))
     with pytest.raises(Failed, match="nano 8x768: no Triton") as failed:
         steps.run(Subject(peer="python"))
     assert [r["shape"] for r in failed.value.found["rows"]] == ["8x768", "64x768"]
@@ -206,6 +214,78 @@ def test_a_kernel_that_does_not_compile_does_not_pass(monkeypatch: pytest.Monkey
     assert len(failed.value.found["rows"]) == 2 * len(list(FOLDER.glob("*.cu"))) - 1
 
 
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [(rate_of_the_host, "weights differ"), (place_of_the_host, "losses and norms differ")],
+)
+def test_a_graph_that_does_something_else_does_not_pass(
+    stand_in: EmulatedDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    mistake: Callable[[pytest.MonkeyPatch], None],
+    told: str,
+) -> None:
+    graph.run(Subject(emulated=True))
+    mistake(monkeypatch)
+    with pytest.raises(Failed, match=told):
+        graph.run(Subject(emulated=True))
+
+
+def test_that_nothing_is_replayed_does_not_pass(
+    stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Any:
+        raise RuntimeError("cudaErrorStreamCaptureUnsupported")
+
+    monkeypatch.setattr(stand_in, "capture", refuse)
+    with pytest.raises(Failed, match=r"nothing was replayed: .*CaptureUnsupported"):
+        graph.run(Subject(emulated=True))
+
+
+class Spy:
+    """Kernels that note the bytes of the arrays they are given, scratch left out."""
+
+    mapping = "auto"
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def is_serial(self, *_: Any) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.endswith("_workspace"):
+            return lambda *_: 0
+        return self.note
+
+    def note(self, *arguments: Any) -> None:
+        self.bytes = sum(x.nbytes for x in arguments if isinstance(x, DeviceArray))
+
+
+def test_floors_are_what_the_kernels_are_given() -> None:
+    """But for small arrays, what is written where it is read, and logits that stay unread."""
+    device, spy = EmulatedDevice(), Spy()
+    subject = Subject(emulated=True)
+    fake: Any = SimpleNamespace(xp=device.xp, kernels=spy)
+    vars(subject)["backend"] = fake
+    lengths = [768] * 16
+    config = calmgrad.new_model("nano").config
+    least = floors.least_bytes(config, lengths)
+    unit = 4 * sum(lengths) * config.d_inner
+    twice = {"selective_scan": unit, "adamw": 3 * 4 * config.param_count}
+    twice |= {"embedding, back": 0}
+    for name, call in timings.ops(subject, config, lengths):
+        call()
+        op = name.split(" (")[0]
+        assert least[op] == pytest.approx(spy.bytes + twice.get(op, 0), rel=0.08), op
+
+
+def test_a_table_of_floors() -> None:
+    text = floors.table(2000.0)
+    assert "at 2,000 GB/s" in text[0]
+    gelu = next(line.split() for line in text if line.startswith("gelu "))
+    assert float(gelu[1]) == pytest.approx(64 * 768 * 128 * 8 / 2000e3, abs=0.1)
+
+
 def test_runs_that_differ_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([[1.0], [1.0 + 1e-15]])
     weights = SimpleNamespace(tobytes=lambda: b"same")
@@ -276,7 +356,7 @@ def test_every_kernel_of_a_step_is_timed() -> None:
     """But those that are too small to matter, and those of the contrastive loss."""
     subject = broken("sgd", lambda *_: None)
     rows = timings.run(subject)["rows"]
-    timed = {row["op"].removesuffix(", back") for row in rows}
+    timed = {row["op"].split(" (")[0].removesuffix(", back") for row in rows}
     apart = {"pool", "l2_normalize", "infonce", "select_rows", "linear"}
     assert {op.split(".")[1] for op in kernels.ops()} - apart < timed
     for row in rows:

@@ -18,10 +18,10 @@ FOLDERS = {"calmgrad": "calmgrad", "kernels": "calmgrad.kernels", "cli": "calmgr
 LAYERS = [
     "errors config layout tokenizer blas nvidia",
     "kernels",
-    "arena shapes packing devices backend staging mirror",
+    "arena shapes packing devices backend staging mirror replay",
     "tape",
     "ops",
-    "network parameters memory cutting",
+    "network parameters memory cutting buckets",
     "shards nan_search",
     "formats domains template prompt",
     "decoder sampling generation",
@@ -33,7 +33,7 @@ LAYERS = [
     " gradient_check differences op_cases model_check planted_errors testing"
     " plots continual rundir starting training conversion dataset_statistics dataset_editing"
     " redaction retrieval contrastive texts search suggestions ceilings op_profile events run"
-    " run_state resume saving telling trace model_diff",
+    " device_ceilings run_state resume saving telling trace model_diff",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

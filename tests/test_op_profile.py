@@ -1,11 +1,17 @@
 """The profile of a step: names and shares of its ops, and the work that they are held against."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from calmgrad import ceilings, op_profile
+from calmgrad import ceilings, device_ceilings, op_profile
 from calmgrad.model import new_model
 from calmgrad.op_profile import REST, profile, work
+from tests.cuda_on_cpu.device import EmulatedDevice
+from tests.cuda_on_cpu.fixtures import stand_in
+
+__all__ = ["stand_in"]
 
 
 def test_every_op_is_named_and_the_times_are_those_of_the_step() -> None:
@@ -33,13 +39,35 @@ def test_the_products_are_those_of_the_network() -> None:
     assert flops == 6 * 100 * matrices
 
 
-def test_the_least_time_is_that_of_the_slowest_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "exponentials", lambda: 10.0)
-    monkeypatch.setattr(ceilings, "copies", lambda size: 2.0)
+def test_the_least_time_is_that_of_the_slowest_need() -> None:
+    speeds = op_profile.Speeds(50.0, 10.0, lambda size: 2.0)
     some = op_profile.Work(flops=100, exps=10, bytes=2, array=64)
-    assert some.seconds(products=50.0) == (3.0, "products")
-    assert op_profile.Work(exps=30, bytes=2).seconds(50.0) == (3.0, "exp")
-    assert op_profile.Work(flops=100, bytes=8).seconds(50.0) == (4.0, "memory")
+    assert some.seconds(speeds) == (3.0, "products")
+    assert op_profile.Work(exps=30, bytes=2).seconds(speeds) == (3.0, "exp")
+    assert op_profile.Work(flops=100, bytes=8).seconds(speeds) == (4.0, "memory")
+    assert some.seconds(speeds._replace(exponentials=None)) == (2.0, "products")
+
+
+def test_a_profile_of_a_device(stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_ceilings, "LARGE", 1 << 16)
+    waits: list[Any] = []
+    event = stand_in.event
+
+    def counted() -> Any:
+        waits.append(event())
+        return waits[-1]
+
+    monkeypatch.setattr(stand_in, "event", counted)
+    model = new_model(d_model=16, n_layers=2)
+    sequences = [np.arange(4, 40) % 256] * 4
+    found = profile(model, sequences, [0] * 4, 0.0, "cuda")
+    assert found.device == "cuda:0 (emulated)"
+    assert {row.op for row in found.rows} == set(work(model.config, 1, 1))
+    assert sum(row.forward + row.backward for row in found.rows) == pytest.approx(found.step)
+    assert {row.bound for row in found.rows} <= {"products", "memory"}
+    assert found.exponentials is None
+    assert found.products > 0
+    assert len(waits) > 2 * len(found.rows), "each op, forward and backward"
 
 
 def test_ceilings_are_plausible() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.subject import Failed, Subject
+from benchmarks.gpu.subject import Failed, Subject, mapped
 from calmgrad.backend import Backend, load, to_numpy
+from calmgrad.kernels.cuda.selective_scan_serial import STATES
 from calmgrad.op_cases import BUILDERS, Case, Sizes, cases
 from calmgrad.tape import Tape
 
@@ -19,6 +20,7 @@ WIDTHS = {"channels": 160, "states": 17, "taps": 4, "rank": 5}
 TINY_WIDTHS = {"channels": 37, "states": 17, "taps": 4, "rank": 2}
 LENGTHS = [(1,), (255,), (256,), (257,), (768,), (255, 1, 256, 17, 257, 768, 16, 15)]
 TINY_LENGTHS = [(1,), (20, 1, 18)]
+SCAN, SERIAL = "selective_scan.selective_scan", "selective_scan, serial"
 Results = dict[str, Any]
 
 
@@ -47,26 +49,32 @@ def ops() -> list[str]:
 
 
 def _ops(subject: Subject) -> Iterator[Results]:
-    reference = load("reference")
     widths = TINY_WIDTHS if subject.emulated else WIDTHS
     for lengths in TINY_LENGTHS if subject.emulated else LENGTHS:
-        sizes = Sizes(lengths, **widths)
         for name in ops():
-            pairs = zip(cases(name, sizes), cases(name, sizes, subject.xp), strict=True)
-            for way, (expected_of, case) in enumerate(pairs):
-                # Both get numbers that float32 holds.
-                for one in (expected_of, case):
-                    for key, value in one.inputs.items():
-                        one.inputs[key] = np.asarray(value, "float32").astype("float64")
-                right = one_pass(reference, expected_of, "float64")
-                for dtype in TOLERANCES:
-                    with subject.active():
-                        got = one_pass(subject.backend, case, dtype)
-                    error, where = worst(got, right)
-                    yield {
-                        "op": name.split(".")[1], "way": way, "lengths": lengths, "dtype": dtype,
-                        "error": error, "where": where,
-                    }  # fmt: skip
+            yield from _compared(subject, name, Sizes(lengths, **widths))
+        with mapped(subject.backend.kernels, "serial"):
+            for row in _compared(subject, SCAN, Sizes(lengths, **(widths | {"states": STATES}))):
+                yield row | {"op": SERIAL}
+
+
+def _compared(subject: Subject, name: str, sizes: Sizes) -> Iterator[Results]:
+    reference = load("reference")
+    pairs = zip(cases(name, sizes), cases(name, sizes, subject.xp), strict=True)
+    for way, (expected_of, case) in enumerate(pairs):
+        # Both get numbers that float32 holds.
+        for one in (expected_of, case):
+            for key, value in one.inputs.items():
+                one.inputs[key] = np.asarray(value, "float32").astype("float64")
+        right = one_pass(reference, expected_of, "float64")
+        for dtype in TOLERANCES:
+            with subject.active():
+                got = one_pass(subject.backend, case, dtype)
+            error, where = worst(got, right)
+            yield {
+                "op": name.split(".")[1], "way": way, "lengths": sizes.lengths, "dtype": dtype,
+                "error": error, "where": where,
+            }  # fmt: skip
 
 
 def one_pass(backend: Backend, case: Case, dtype: str) -> Results:

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.subject import Failed, Subject, rehearsal
+from benchmarks.gpu.subject import Failed, Subject, mapped, rehearsal
 from benchmarks.options import ROOT
+from calmgrad.kernels.cuda.selective_scan_serial import STATES
 
 TOOLS = ("memcheck", "racecheck", "synccheck")
 FOUND = 9  # exit code of the watched program when something was found
@@ -65,6 +66,8 @@ def watched(subject: Subject) -> None:
     with subject.active():
         for lengths, channels, states in (((20, 1, 18), 37, 17), ((33, 16), 130, 16)):
             run_scan(subject.backend.kernels, subject.xp, lengths, channels, states, "float32")
+        with mapped(subject.backend.kernels, "serial"):
+            run_scan(subject.backend.kernels, subject.xp, (20, 1, 18), 130, STATES, "float32")
     kernels.run(Subject(subject.name, emulated=True))  # tiny sizes
     network.determinism(Subject(subject.name, emulated=True))
 

@@ -1,8 +1,8 @@
 """The GPU that is checked; or its stand-in on the CPU, on which the checks are rehearsed."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -11,6 +11,7 @@ from typing import Any
 import calmgrad
 from calmgrad import backend as backends
 from calmgrad.backend import Backend
+from calmgrad.kernels.cuda.selective_scan_serial import Mapping
 from calmgrad.model import Model
 
 FILLER = 256 << 20  # bytes; copying them keeps the GPU busy while launches are queued behind
@@ -95,6 +96,16 @@ def _wall(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
     return 1e6 * (time.perf_counter() - began)
+
+
+@contextmanager
+def mapped(kernels: Any, mapping: Mapping) -> Iterator[None]:
+    """Inside, the scan is mapped like this."""
+    before, kernels.mapping = kernels.mapping, mapping
+    try:
+        yield
+    finally:
+        kernels.mapping = before
 
 
 def rehearsal() -> Subject:

@@ -2,21 +2,23 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.batches import lengths_of
 from benchmarks.gpu.about import copy_speed
-from benchmarks.gpu.subject import Subject
+from benchmarks.gpu.floors import least_bytes, microseconds
+from benchmarks.gpu.subject import Subject, mapped
 from calmgrad.config import ModelConfig
+from calmgrad.kernels.cuda.selective_scan_serial import STATES, Mapping
 from calmgrad.packing import Packing
 
 SIZES = ("nano", "micro", "mini", "small")
 SHAPES = ("8x768", "64x768")
 Array = Any
-# A name, a call that only queues work, and the bytes that it has to read and write at least.
-Timed = tuple[str, Callable[[], object], int]
+Timed = tuple[str, Callable[[], object]]  # a name, and a call that only queues work
 
 
 def run(subject: Subject) -> dict[str, Any]:
@@ -27,9 +29,11 @@ def run(subject: Subject) -> dict[str, Any]:
         config = subject.new_model(size).config
         for shape in ("2x20",) if subject.emulated else SHAPES:
             with subject.active():
-                for op, call, size_bytes in ops(subject, config, lengths_of(shape)):
+                least = least_bytes(config, lengths_of(shape))
+                for op, call in ops(subject, config, lengths_of(shape)):
                     times = subject.times(call)
-                    floor = size_bytes / speed / 1e3
+                    size_bytes = least[op.split(" (")[0]]
+                    floor = microseconds(size_bytes, speed)
                     rows.append({
                         "size": size, "shape": shape, "op": op, "us_median": times.median,
                         "us_least": times.least, "bytes": size_bytes, "us_floor": floor,
@@ -76,89 +80,98 @@ class _Draw:
 
 
 def _layer_norm(subject: Subject, draw: _Draw, width: int) -> Iterator[Timed]:
-    k, unit = subject.backend.kernels, 4 * draw.tokens * width
+    k = subject.backend.kernels
     x, y, dy, dx = draw.per_token(width, 4)
     weight, bias, dweight, dbias = (draw.of(width) for _ in range(4))
     mean, rstd = draw.of(draw.tokens), draw.of(draw.tokens)
     work = draw.empty(k.layer_norm_workspace(draw.tokens, width))
-    yield "layer_norm", lambda: k.layer_norm_forward(y, mean, rstd, x, weight, bias, 1e-5), 2 * unit
+    yield "layer_norm", lambda: k.layer_norm_forward(y, mean, rstd, x, weight, bias, 1e-5)
     backward = (dx, dweight, dbias, dy, x, mean, rstd, weight, False, work)
-    yield "layer_norm, back", lambda: k.layer_norm_backward(*backward), 3 * unit
+    yield "layer_norm, back", lambda: k.layer_norm_backward(*backward)
 
 
 def _convolution(
     subject: Subject, draw: _Draw, config: ModelConfig, packing: Packing
 ) -> Iterator[Timed]:
     k, width, taps = subject.backend.kernels, config.d_inner, config.d_conv
-    unit = 4 * draw.tokens * width
     wide, y, dy, dx = draw.of(draw.tokens, 2 * width), *draw.per_token(width, 3)
     x = wide[:, :width]
     weight, dweight = draw.of(width, taps), draw.of(width, taps)
     work = draw.empty(k.causal_conv1d_workspace(draw.tokens, width, taps))
     forward = (y, x, weight, packing.pos, work)
-    yield "causal_conv1d", lambda: k.causal_conv1d_forward(*forward), 2 * unit
+    yield "causal_conv1d", lambda: k.causal_conv1d_forward(*forward)
     backward = (dx, dweight, dy, x, weight, packing.pos, work)
-    yield "causal_conv1d, back", lambda: k.causal_conv1d_backward(*backward), 3 * unit
+    yield "causal_conv1d, back", lambda: k.causal_conv1d_backward(*backward)
 
 
 def _scan(subject: Subject, draw: _Draw, config: ModelConfig, packing: Packing) -> Iterator[Timed]:
-    k, width, states = subject.backend.kernels, config.d_inner, config.d_state
-    unit = 4 * draw.tokens * width
+    """In both mappings; which of them a step would take is told by `chosen`."""
+    k: Any = subject.backend.kernels
+    width, states = config.d_inner, config.d_state
     u, y, out, dt, dout, du, dz, ddt = draw.per_token(width, 8)
     z = draw.of(draw.tokens, 2 * width)[:, width:]
     bc, dbc = draw.per_token(2 * states, 2)
     checkpoints = draw.of(packing.chunks, states, width)
     dt_bias, D, ddt_bias, dD = (draw.of(width) - 3 for _ in range(4))
     A_log, dA_log = draw.of(width, states), draw.of(width, states)
-    size = k.selective_scan_workspace(draw.tokens, packing.chunks, width, states)
-    rest = (packing.offsets, packing.chunk_offsets, draw.empty(size))
-    extra = checkpoints.nbytes + bc.nbytes
-    # dt is overwritten: from the second call on, it is the softplus of what it was.
-    forward = (out, y, dt, checkpoints, u, z, bc, dt_bias, A_log, D, *rest)
-    yield "selective_scan", lambda: k.selective_scan_forward(*forward), 6 * unit + extra
-    given = (dout, y, dt, checkpoints, u, z, bc, A_log, D, *rest)
-    backward = (du, dz, ddt, dbc, ddt_bias, dA_log, dD, *given)
-    yield (
-        "selective_scan, back",
-        lambda: k.selective_scan_backward(*backward),
-        8 * unit + extra + dbc.nbytes,
-    )
+
+    def forward(mapping: Mapping, rest: tuple[Array, ...]) -> None:
+        # dt is overwritten: from the second call on, it is the softplus of what it was.
+        with mapped(k, mapping):
+            k.selective_scan_forward(out, y, dt, checkpoints, u, z, bc, dt_bias, A_log, D, *rest)
+
+    def backward(mapping: Mapping, rest: tuple[Array, ...]) -> None:
+        with mapped(k, mapping):
+            k.selective_scan_backward(
+                du, dz, ddt, dbc, ddt_bias, dA_log, dD,
+                dout, y, dt, checkpoints, u, z, bc, A_log, D, *rest,
+            )  # fmt: skip
+
+    serial = k.is_serial(width, len(packing.offsets) - 1, states, dt.dtype)
+    mappings: tuple[Mapping, ...] = ("chunks", "serial") if states == STATES else ("chunks",)
+    for mapping in mappings:
+        with mapped(k, mapping):
+            size = k.selective_scan_workspace(draw.tokens, packing.chunks, width, states)
+        rest = (packing.offsets, packing.chunk_offsets, draw.empty(size))
+        told = f"({mapping}{', chosen' if (mapping == 'serial') == serial else ''})"
+        yield f"selective_scan {told}", partial(forward, mapping, rest)
+        yield f"selective_scan, back {told}", partial(backward, mapping, rest)
 
 
 def _gelu(subject: Subject, draw: _Draw, width: int) -> Iterator[Timed]:
-    k, unit = subject.backend.kernels, 4 * draw.tokens * width
+    k = subject.backend.kernels
     x, y, dx = draw.per_token(width, 3)
-    yield "gelu", lambda: k.gelu_forward(y, x), 2 * unit
-    yield "gelu, back", lambda: k.gelu_backward(dx, y, x), 3 * unit
+    yield "gelu", lambda: k.gelu_forward(y, x)
+    yield "gelu, back", lambda: k.gelu_backward(dx, y, x)
 
 
 def _loss(subject: Subject, draw: _Draw, classes: int) -> Iterator[Timed]:
-    k, unit = subject.backend.kernels, 4 * draw.tokens * classes
+    k = subject.backend.kernels
     logits, dlogits = draw.per_token(classes, 2)
     nll, lse, dnll = (draw.of(draw.tokens) for _ in range(3))
     targets = draw.numbers(classes)
-    yield "cross_entropy", lambda: k.cross_entropy_forward(nll, lse, logits, targets), unit
+    yield "cross_entropy", lambda: k.cross_entropy_forward(nll, lse, logits, targets)
     backward = (dlogits, dnll, lse, logits, targets)
-    yield "cross_entropy, back", lambda: k.cross_entropy_backward(*backward), 2 * unit
+    yield "cross_entropy, back", lambda: k.cross_entropy_backward(*backward)
 
 
 def _embedding(subject: Subject, draw: _Draw, config: ModelConfig) -> Iterator[Timed]:
-    k, unit = subject.backend.kernels, 4 * draw.tokens * config.d_model
+    k = subject.backend.kernels
     table, y = draw.of(config.vocab, config.d_model), draw.of(draw.tokens, config.d_model)
     tokens = draw.numbers(config.vocab)
-    yield "embedding", lambda: k.embedding_forward(y, table, tokens), unit
-    yield "embedding, back", lambda: k.embedding_backward(table, y, tokens), unit
+    yield "embedding", lambda: k.embedding_forward(y, table, tokens)
+    yield "embedding, back", lambda: k.embedding_backward(table, y, tokens)
 
 
 def _update(subject: Subject, size: int) -> Iterator[Timed]:
     k, xp = subject.backend.kernels, subject.xp
     p, m, v, g = (xp.zeros(size, "float32") for _ in range(4))
     numbers = (1.0, 1e-3, 0.01, 0.9, 0.999, 1e-8, 3)
-    yield "adamw", lambda: k.adamw(p, m, v, g, *numbers), 7 * 4 * size
+    yield "adamw", lambda: k.adamw(p, m, v, g, *numbers)
 
 
 def _product(subject: Subject, draw: _Draw, rows: int, columns: int) -> Iterator[Timed]:
     """in_proj; bounded by multiplying rather than by memory."""
     k = subject.backend.kernels
     x, w, y = draw.of(draw.tokens, rows), draw.of(rows, columns), draw.of(draw.tokens, columns)
-    yield "in_proj", lambda: k.matmul(y, x, w), 4 * (x.size + w.size + y.size)
+    yield "in_proj", lambda: k.matmul(y, x, w)

@@ -4,13 +4,15 @@
 so nothing outside this file imports CuPy.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from calmgrad.kernels.cuda.cublas import Cublas, workspace_bytes
 from calmgrad.kernels.protocol import Array, ArrayModule
 
 Precision = Literal["float32", "tf32", "bf16"]
@@ -36,6 +38,18 @@ class Event(Protocol):
     def synchronize(self) -> None:
         """Wait until the device has come to this point."""
         ...
+
+
+class Graph(Protocol):
+    """Work that was recorded: with the addresses of its arrays, and its numbers as they were."""
+
+    def launch(self) -> None:
+        """Do it all, in the order of the device's work."""
+        ...
+
+
+class CaptureError(RuntimeError):
+    """Something was asked for that cannot be recorded: memory, or a read by the host."""
 
 
 class Device(Protocol):
@@ -71,6 +85,14 @@ class Device(Protocol):
 
     def event(self) -> Event: ...
 
+    def capture(self) -> AbstractContextManager[Graph]:
+        """`with device.capture() as graph:` what is launched inside is recorded, and not done.
+
+        Allowed are kernels and products that have run before, copies within the device, and
+        views. With any error inside, nothing is recorded, and the device goes on as before.
+        """
+        ...
+
     def function(self, source: str, entry: str) -> Function:
         """The kernel `entry` of a CUDA source, compiled when it is first asked for."""
         ...
@@ -104,19 +126,21 @@ class CupyDevice:
         from cupy_backends.cuda.libs import cublas, nvrtc
 
         nvrtc.getVersion()  # loads it: kernels are compiled when they are first used
+        self._depends_on_cublas = cublas.__file__
         self.xp: ArrayModule = cupy
         self.index, self.precision = index, precision
         self.name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
-        self._cublas = cublas
-        self._compute = {
-            "float32": cublas.CUBLAS_COMPUTE_32F,
-            "tf32": cublas.CUBLAS_COMPUTE_32F_FAST_TF32,
-            "bf16": cublas.CUBLAS_COMPUTE_32F_FAST_16BF,
-        }[precision]
+        with cupy.cuda.Device(index):
+            # All work is given to it, so that a part of it can be captured.
+            self._stream = cupy.cuda.Stream(non_blocking=True)
         self._module = cache(self._compile)
+        self._products = cache(self._open_cublas)
 
-    def active(self) -> AbstractContextManager[Any]:
-        return self.xp.cuda.Device(self.index)  # type: ignore[no-any-return]
+    @contextmanager
+    def active(self) -> Iterator[Any]:
+        device = self.xp.cuda.Device(self.index)
+        with device, self._stream:
+            yield device
 
     def memory(self) -> tuple[int, int]:
         with self.active() as device:
@@ -145,43 +169,38 @@ class CupyDevice:
         return self.xp.RawModule(code=source, options=("-std=c++17",))
 
     def gemm(self, out: Array, a: Array, b: Array, beta: float) -> None:
-        # cuBLAS counts in columns: it sees every matrix of ours as its transpose, and makes
-        # out.T = b.T @ a.T.
-        cublas, double = self._cublas, out.dtype == np.float64
-        b_op, b_row = _as_columns(b)
-        a_op, a_row = _as_columns(a)
-        out_op, out_row = _as_columns(out)
-        if out_op != NORMAL:
-            raise ValueError(f"a product of strides {out.strides}: its columns must lie together")
-        one, factor = (np.array(x, out.dtype) for x in (1.0, beta))
-        kind = CUDA_R_64F if double else CUDA_R_32F
-        cublas.gemmEx(
-            self.xp.cuda.device.get_cublas_handle(), b_op, a_op,
-            out.shape[1], out.shape[0], a.shape[1], one.ctypes.data,
-            b.data.ptr, kind, b_row, a.data.ptr, kind, a_row,
-            factor.ctypes.data, out.data.ptr, kind, out_row,
-            cublas.CUBLAS_COMPUTE_64F if double else self._compute, cublas.CUBLAS_GEMM_DEFAULT,
-        )  # fmt: skip
+        self._products().gemm(out, a, b, beta)
+
+    def _open_cublas(self) -> Cublas:
+        with self.active() as device:
+            size = workspace_bytes(int(device.compute_capability))
+            workspace = self.xp.empty(size, "uint8")
+            # CuPy's module depends on cuBLAS: through it, the same library is found.
+            library = ctypes.CDLL(self._depends_on_cublas)
+            return Cublas(library, self._stream.ptr, workspace, self.precision)
+
+    @contextmanager
+    def capture(self) -> Iterator[Graph]:
+        graph = _CupyGraph(self._stream)
+        with self.active(), self.xp.cuda.using_allocator(_refuse):
+            self._stream.begin_capture()
+            try:
+                yield graph
+            except BaseException:
+                with suppress(Exception):  # it may have been invalid already
+                    self._stream.end_capture()
+                raise
+            graph.captured = self._stream.end_capture()
 
 
-CUDA_R_32F, CUDA_R_64F = 0, 1  # cudaDataType
-NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
+class _CupyGraph:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.captured: Any = None
+
+    def launch(self) -> None:
+        self.captured.launch(self._stream)
 
 
-def _as_columns(x: Array) -> tuple[int, int]:
-    """How cuBLAS reads the transpose of `x`: operation and leading dimension.
-
-    Raises:
-        ValueError: neither the rows nor the columns lie side by side.
-    """
-    height, width = x.shape
-    rows, columns = (s // x.itemsize for s in x.strides)
-    if width == 1 or columns == 1:
-        operation, leading, least = NORMAL, rows if height > 1 else width, width
-    elif height == 1 or rows == 1:
-        operation, leading, least = TRANSPOSED, columns, height
-    else:
-        leading = least = -1
-    if leading < max(least, 1):
-        raise ValueError(f"a factor of shape {x.shape} with strides {x.strides}")
-    return operation, leading
+def _refuse(size: int) -> Any:
+    raise CaptureError(f"{size} bytes were asked for while work was recorded")

@@ -1,5 +1,6 @@
 """From a kernel's name to its launch: source files, types, arguments."""
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,24 @@ WARP = 32
 WARPS = 8  # of a block where a warp takes a row
 REALS = {"float32": "float", "float64": "double"}
 FOLDER = Path(__file__).parent
+INCLUDE = re.compile(r'^#include "[\w.]+"$', re.MULTILINE)
 
 
 @cache
 def source(op: str, dtype: str) -> str:
     """The CUDA source of an op for one type: constants, common.cuh, <op>.cu."""
     constants = f"typedef {REALS[dtype]} real;\n#define CHUNK {CHUNK}\n"
-    return constants + "".join(
-        f'#line 1 "{name}"\n' + (FOLDER / name).read_text(encoding="utf-8")
-        for name in ("common.cuh", f"{op}.cu")
-    )
+    return constants + _file("common.cuh") + _file(f"{op}.cu")
+
+
+def _file(name: str) -> str:
+    """A file, and those it includes in their places: the compiler looks for none."""
+    text = f'#line 1 "{name}"\n' + (FOLDER / name).read_text(encoding="utf-8")
+    for line in INCLUDE.findall(text):
+        before, after = text.split(line, 1)
+        number = before.count("\n")
+        text = before + _file(line.split('"')[1]) + f'#line {number + 1} "{name}"' + after
+    return text
 
 
 def blocks(count: int, size: int) -> int:

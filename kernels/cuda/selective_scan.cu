@@ -9,59 +9,15 @@
 // One state after the other has its 16 tokens unrolled, all in registers. B and C of a chunk are
 // the same for all channels and lie in shared memory, TILE states at a time. Tokens beyond the end
 // of a chunk, and channels beyond the last, have dt, u, dy, B, C = 0: they change no state and add
-// nothing to a sum.
+// nothing to a sum. Empty chunks, behind the last, are left at once.
+
+#include "scan.cuh"
 
 #define THREADS 128  // at most, in a block of the passes over chunks
 #define WARPS (THREADS / WARP)
 #define TILE 16
-#define PAD 4
 #define AHEAD 8  // chunks whose states are loaded before the first of them is needed
 #define SLICES 16
-#define LOG2E real(1.4426950408889634)
-#define LN2 real(0.6931471805599453)
-
-// One state's B or C of all tokens of a chunk; aligned, so that four are loaded at once.
-struct __align__(16) Row { real at[CHUNK + PAD]; };
-
-struct Chunk {
-  index_t first;  // row of its first token
-  int size;
-};
-
-__device__ __forceinline__ Chunk chunk_of(const index_t* chunk_offsets, index_t k) {
-  return {chunk_offsets[k], int(chunk_offsets[k + 1] - chunk_offsets[k])};
-}
-
-// Channel c of a chunk's rows in a matrix, by token. (Steps of 32 bits take few instructions.)
-template <class T> struct Column {
-  T* first;
-  int row;
-  __device__ __forceinline__ T& operator[](int t) const { return first[t * row]; }
-};
-template <class T> __device__ __forceinline__ Column<T> column_of(
-    T* matrix, index_t row, Chunk chunk, index_t c) {
-  return {matrix + chunk.first * row + c, int(row)};
-}
-
-__device__ __forceinline__ real softplus(real x) {
-  return (x > real(0) ? x : real(0)) + log1p(exp(-fabs(x)));
-}
-
-// A * log2(e): what remains of a state after the time dt is power_of_2(dt * rate).
-__device__ __forceinline__ real rate_of(real A_log) { return -exp(A_log) * LOG2E; }
-
-// exp2f is this one instruction (within 2 ulp) and three that scale, before and after, for results
-// below 2^-126. Without them these become 0: as good, for a decay.
-__device__ __forceinline__ float power_of_2(float x) {
-#ifdef __CUDA_ARCH__
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return exp2(x);
-#endif
-}
-__device__ __forceinline__ double power_of_2(double x) { return exp2(x); }
 
 // B or C of states first .. first + TILE - 1, whose column `first` begins at `from`.
 __device__ __forceinline__ void load_tile(
@@ -82,6 +38,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_chunk_states(
   const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
+  if (chunk.size == 0) return;
   const int size = active ? chunk.size : 0;
   const auto dt_of = column_of(dt, channels, chunk, c);
   const auto u_of = column_of(u, u_row, chunk, c);
@@ -114,20 +71,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_chunk_states(
       ends[(k * states + tile + n) * channels + c] = h;
     }
   }
-}
-
-// The number of chunks before sequence b: where its offset stands in chunk_offsets.
-__device__ __forceinline__ index_t chunks_before(
-    const index_t* offsets, const index_t* chunk_offsets, index_t chunks, index_t b) {
-  const index_t offset = offsets[b];
-  index_t low = (offset + CHUNK - 1) / CHUNK, high = offset / CHUNK + b;
-  if (high > chunks) high = chunks;
-  while (low < high) {
-    const index_t middle = (low + high) / 2;
-    if (chunk_offsets[middle] < offset) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
 
 // 2. From what each chunk adds to what enters it, in place. A thread has one state of one channel
@@ -170,6 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_outputs(
   const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
+  if (chunk.size == 0) return;
   const int size = active ? chunk.size : 0;
   const auto dt_of = column_of(dt, channels, chunk, c);
   const auto u_of = column_of(u, u_row, chunk, c);
@@ -226,6 +170,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_chunk_gradients(
   const index_t k = blockIdx.x, c = index_t(blockIdx.y) * blockDim.x + threadIdx.x;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
+  if (chunk.size == 0) return;
   const int size = active ? chunk.size : 0;
   const auto z_of = column_of(z, z_row, chunk, c);
   const auto dout_of = column_of(dout, dout_row, chunk, c);
@@ -294,21 +239,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_join_gradients(
   }
 }
 
-// The sums over the lanes of a warp of 2 * HALF values each: lane i gets that of values[i]. Each
-// lane keeps the half that it shares with half of the lanes and gives the other away. (As a
-// template, so that no index is left to run time and the values stay in registers.)
-template <int HALF> __device__ __forceinline__ real sums_by_lane(real* values) {
-  const bool upper = threadIdx.x & HALF;
-#pragma unroll
-  for (int i = 0; i < HALF; i++) {
-    const real kept = upper ? values[i + HALF] : values[i];
-    const real given = upper ? values[i] : values[i + HALF];
-    values[i] = kept + __shfl_xor_sync(ALL_LANES, given, HALF);
-  }
-  return sums_by_lane<HALF / 2>(values);
-}
-template <> __device__ __forceinline__ real sums_by_lane<0>(real* values) { return values[0]; }
-
 // Backward 3. All gradients, from the states and the gradients that enter a chunk. `entering` gets
 // the chunk's part of dA; dbc that of this block's channels, `dbc_block` elements apart.
 extern "C" __global__ void __launch_bounds__(THREADS) scan_gradients(
@@ -326,6 +256,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_gradients(
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
   const bool active = c < channels;
   const Chunk chunk = chunk_of(chunk_offsets, k);
+  if (chunk.size == 0) {  // its parts of the sums are 0
+    for (index_t n = 0; active && n < states; n++) entering[(k * states + n) * channels + c] = 0;
+    if (active) dbias[k * channels + c] = dskip[k * channels + c] = 0;
+    return;
+  }
   const int size = active ? chunk.size : 0;
   const auto dt_of = column_of(dt, channels, chunk, c);
   const auto u_of = column_of(u, u_row, chunk, c);

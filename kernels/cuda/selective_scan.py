@@ -1,20 +1,24 @@
-"""The selective scan on the GPU: three passes forward and five backward, see selective_scan.cu."""
+"""The selective scan on the GPU, in one of two mappings: selective_scan.cu or _serial.cu."""
 
-from calmgrad.kernels.cuda.launcher import WARP, Launcher, blocks, flat, row
+from collections.abc import Sequence
+
+from calmgrad.kernels.cuda.launcher import WARP, blocks, flat, row
+from calmgrad.kernels.cuda.selective_scan_serial import SerialScan
 from calmgrad.kernels.protocol import Array
 
 THREADS = 128
 SLICES = 16
 
 
-class SelectiveScan(Launcher):
+class SelectiveScan(SerialScan):
     def selective_scan_workspace(self, tokens: int, chunks: int, channels: int, states: int) -> int:
         """For every chunk, its time and the gradients that enter it; parts of sums.
 
         Of (T, C) elements that is N / 16 for the gradients, 3 / 16 for parts of sums over chunks,
-        and, where there are more than 128 channels, 2 N / 128 for parts of dbc.
+        and, where there are more than 128 channels, 2 N / 128 for parts of dbc. (The serial
+        mapping has parts for sequences, not chunks; and, for double, smaller blocks.)
         """
-        n_blocks = blocks(channels, THREADS)
+        n_blocks = blocks(channels, THREADS // 2 if self.mapping == "serial" else THREADS)
         parts = n_blocks * tokens * 2 * states if n_blocks > 1 else 0
         return chunks * channels * (states + 3) + parts
 
@@ -35,6 +39,11 @@ class SelectiveScan(Launcher):
         work: Array,
     ) -> None:
         chunks, states, channels = checkpoints.shape
+        if self.is_serial(channels, offsets.shape[0] - 1, states, dt.dtype):
+            self.serial_forward(
+                out, y, dt, checkpoints, u, z, bc, dt_bias, A_log, D, offsets, chunk_offsets
+            )
+            return
         times = work[: chunks * channels]
         over_chunks, threads = _over_chunks(chunks, channels)
         self.launch(
@@ -73,6 +82,14 @@ class SelectiveScan(Launcher):
     ) -> None:
         chunks, states, channels = checkpoints.shape
         tokens = dt.shape[0]
+        if self.is_serial(channels, offsets.shape[0] - 1, states, dt.dtype):
+            n_blocks, parts, *of_sequences = self.serial_backward(
+                du, dz, ddt, dbc, dout, y, dt, checkpoints, u, z, bc, A_log, D,
+                offsets, chunk_offsets, work,
+            )  # fmt: skip
+            self._sum_parts((dA_log, ddt_bias, dD), of_sequences, A_log, offsets.shape[0] - 1)
+            self._sum_blocks(dbc, parts, n_blocks)
+            return
         n_blocks = blocks(channels, THREADS)
         width = chunks * channels
         entering, rest = work[: width * states], work[width * states :]
@@ -92,18 +109,28 @@ class SelectiveScan(Launcher):
             dbc if alone else parts, row(dbc) if alone else 2 * states, tokens * 2 * states,
             dt, checkpoints, u, row(u), bc, row(bc), A_log, D, chunk_offsets, channels, states,
         )  # fmt: skip
+        self._sum_parts((dA_log, ddt_bias, dD), (entering, dbias, dskip), A_log, chunks)
+        self._sum_blocks(dbc, parts, n_blocks)
+
+    def _sum_parts(
+        self, sums: Sequence[Array], parts: Sequence[Array], A_log: Array, count: int
+    ) -> None:
+        """dA_log, ddt_bias and dD from `count` parts of dA, ddt_bias and dD."""
+        channels, states = A_log.shape
         columns = channels * (states + 2)
         self.launch(
             "selective_scan", "scan_sum_chunks",
-            (blocks(columns, WARP), 1, 1), (WARP, SLICES, 1), dt.dtype,
-            dA_log, ddt_bias, dD, entering, dbias, dskip, A_log, chunks, channels, states,
+            (blocks(columns, WARP), 1, 1), (WARP, SLICES, 1), A_log.dtype,
+            *sums, *parts, A_log, count, channels, states,
         )  # fmt: skip
-        if not alone:
-            size = tokens * 2 * states
+
+    def _sum_blocks(self, dbc: Array, parts: Array, n_blocks: int) -> None:
+        """dbc, from the parts of blocks of channels; one block has left it there."""
+        if n_blocks > 1:
             self.launch(
                 "selective_scan", "scan_sum_blocks",
-                (blocks(size, THREADS), 1, 1), (THREADS, 1, 1), dt.dtype,
-                dbc, row(dbc), parts, n_blocks, tokens, 2 * states,
+                (blocks(dbc.size, THREADS), 1, 1), (THREADS, 1, 1), dbc.dtype,
+                dbc, row(dbc), parts, n_blocks, *dbc.shape,
             )  # fmt: skip
 
     def _join(

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.cuda_on_cpu import memory
+from tests.cuda_on_cpu import memory, recording
+
+VIEWS = ("reshape", "view", "transpose", "squeeze", "ravel")  # methods that may be views
 
 
 class DeviceArray:
@@ -26,10 +28,12 @@ class DeviceArray:
 
     def get(self) -> Any:
         """A copy on the host."""
+        recording.refuse("a read by the host")
         return self.held.copy()
 
     def set(self, values: Any) -> None:
         """Copy from the host."""
+        recording.refuse("a copy from the host")
         if not isinstance(values, np.ndarray):
             raise TypeError(f"set: {type(values).__name__}, expected an array of the host")
         if values.dtype != self.held.dtype or values.shape != self.held.shape:
@@ -40,22 +44,29 @@ class DeviceArray:
         raise TypeError("implicit conversion of a device array to an array of the host")
 
     def __bool__(self) -> bool:
+        recording.refuse("a read by the host")
         return bool(self.held)
 
     def __float__(self) -> float:
+        recording.refuse("a read by the host")
         return float(self.held)
 
     def __int__(self) -> int:
+        recording.refuse("a read by the host")
         return int(self.held)
 
     def __len__(self) -> int:
         return len(self.held)
 
     def __getitem__(self, key: Any) -> "DeviceArray":
-        return DeviceArray(np.asarray(self.held[_unwrapped(key)]))
+        return DeviceArray(recording.view_of(self.held, _part(self.held, key)))
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.held[_unwrapped(key)] = _unwrapped(value)
+        if recording.current() is None:
+            self.held[_unwrapped(key)] = _unwrapped(value)
+        else:
+            part = recording.view_of(self.held, _part(self.held, key))
+            recording.do("copy", _assign, part, _unwrapped(value))
 
     @property
     def data(self) -> Any:
@@ -69,15 +80,44 @@ class DeviceArray:
         if name.startswith("__") or name in ("ctypes", "tobytes", "tolist", "item", "tofile"):
             raise AttributeError(f"a device array has no {name}")
         found = getattr(self.held, name)
-        return _wrapping(found) if callable(found) else found
+        if not callable(found):
+            return found
+        if recording.current() is None:
+            return _wrapping(found)
+        if name == "fill":
+            return lambda value: recording.do("fill", _assign, self.held, value)
+        if name not in VIEWS:
+            recording.refuse(f"an array's {name}, which asks for memory or waits,")
+        return lambda *args: DeviceArray(recording.view_of(self.held, found(*args)))
+
+
+def _part(held: Any, key: Any) -> Any:
+    """Some of an array; one element, too, is a view."""
+    found = held[_unwrapped(key)]
+    if isinstance(found, np.generic):
+        found = held[(*(key if isinstance(key, tuple) else (key,)), Ellipsis)]
+    return found
+
+
+def _assign(to: Any, value: Any) -> None:
+    to[...] = value
 
 
 def _operator(name: str) -> Any:
+    in_place = name.startswith("__i") and name != "__invert__"
+
     def method(self: DeviceArray, *others: Any) -> Any:
+        if recording.current() is not None:
+            if not in_place:
+                recording.refuse(f"memory was asked for (by {name})")
+            recording.do(
+                name, lambda x, *y: getattr(x, name)(*y), self.held, *map(_unwrapped, others)
+            )
+            return self
         result = getattr(self.held, name)(*(_unwrapped(other) for other in others))
         if result is NotImplemented:
             return result
-        if name.startswith("__i") and name not in ("__invert__",):
+        if in_place:
             return self
         return wrapped(result)
 
@@ -113,11 +153,25 @@ def _unwrapped(x: Any) -> Any:
 def _wrapping(function: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         out = kwargs.get("out")
+        if recording.current() is not None:
+            _record(function, args, kwargs)
+            return out
         kwargs = {name: _unwrapped(value) for name, value in kwargs.items()}
         result = function(*(_unwrapped(x) for x in args), **kwargs)
         return out if out is not None else wrapped(result)
 
     return call
+
+
+def _record(function: Any, args: Any, kwargs: Any) -> None:
+    out = kwargs.pop("out", None)
+    if out is None or kwargs:
+        recording.refuse(f"memory was asked for (by {getattr(function, '__name__', function)})")
+
+    def step(to: Any, *inputs: Any) -> None:
+        function(*inputs, out=to)
+
+    recording.do(getattr(function, "__name__", "?"), step, out.held, *map(_unwrapped, args))
 
 
 class _Add:
@@ -139,10 +193,12 @@ class ArrayModule:
     @staticmethod
     def empty(shape: Any, dtype: Any = float) -> DeviceArray:
         """Uninitialised, that is NaN, and a page that cannot be touched behind it."""
+        recording.refuse("memory was asked for")
         return DeviceArray(memory.guarded(shape, dtype))
 
     @staticmethod
     def zeros(shape: Any, dtype: Any = float) -> DeviceArray:
+        recording.refuse("memory was asked for")
         array = memory.guarded(shape, dtype)
         array[...] = 0
         return DeviceArray(array)
@@ -153,6 +209,7 @@ class ArrayModule:
         if isinstance(values, DeviceArray):
             same = dtype is None or values.held.dtype == dtype
             return values if same else DeviceArray(values.held.astype(dtype))
+        recording.refuse("memory was asked for")
         values = np.asarray(values, dtype)
         array = memory.guarded(values.shape, values.dtype)
         array[...] = values

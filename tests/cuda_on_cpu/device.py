@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -17,8 +17,9 @@ import numpy as np
 
 from calmgrad.backend import Backend
 from calmgrad.kernels.cuda import CudaKernels
-from calmgrad.kernels.cuda.device import Argument, Event, Function, Precision, Triple
+from calmgrad.kernels.cuda.device import Argument, Event, Function, Graph, Precision, Triple
 from calmgrad.kernels.protocol import Kernels
+from tests.cuda_on_cpu import recording
 from tests.cuda_on_cpu.array import ArrayModule, DeviceArray
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -52,6 +53,7 @@ class EmulatedDevice:
     """
 
     name = "emulated"
+    formulas = False  # in place of the kernels
     index = 0
     precision: Precision = "float32"
 
@@ -69,19 +71,27 @@ class EmulatedDevice:
             if len(arguments) != len(types):
                 raise TypeError(f"{entry}: {len(arguments)} arguments, expected {len(types)}")
             cells = [_cell(entry, x, kind) for x, kind in zip(arguments, types, strict=True)]
-            addresses = (ctypes.c_void_p * len(cells))(*map(ctypes.addressof, cells))
             sides = [(ctypes.c_uint * 3)(*side) for side in (grid, block)]
             if np.prod(block) > 1024:
                 raise ValueError(f"{entry}: {block} threads in a block, at most 1024")
-            error = run(*sides, addresses, ctypes.c_uint(self.schedule))
-            if error is not None:
-                raise RuntimeError(f"{entry}: {error.decode()}")
-            self.launches.append(entry)
+
+            def step() -> None:
+                addresses = (ctypes.c_void_p * len(cells))(*map(ctypes.addressof, cells))
+                error = run(*sides, addresses, ctypes.c_uint(self.schedule))
+                if error is not None:
+                    raise RuntimeError(f"{entry}: {error.decode()}")
+                self.launches.append(entry)
+
+            if (graph := recording.current()) is None:
+                step()
+            else:
+                arrays = [x.held for x in arguments if isinstance(x, DeviceArray)]
+                graph.add(entry, step, *arrays)
 
         return launch
 
     def active(self) -> Any:
-        return nullcontext()
+        return recording.active()
 
     def memory(self) -> tuple[int, int]:
         return 1 << 33, 1 << 34
@@ -96,8 +106,15 @@ class EmulatedDevice:
         return _Done()
 
     def gemm(self, out: Any, a: Any, b: Any, beta: float) -> None:
-        total = a.held @ b.held
-        out.held[...] = total if beta == 0 else total + beta * out.held
+        recording.do("gemm", _product, out.held, a.held, b.held, beta)
+
+    def capture(self) -> AbstractContextManager[Graph]:
+        return recording.recording()
+
+
+def _product(out: Any, a: Any, b: Any, beta: float) -> None:
+    total = a @ b
+    out[...] = total if beta == 0 else total + beta * out
 
 
 class _Done:

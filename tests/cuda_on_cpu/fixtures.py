@@ -8,6 +8,7 @@ from calmgrad import backend as backends
 from calmgrad import devices
 from calmgrad.kernels.cuda.device import Precision
 from tests.cuda_on_cpu import device as emulator
+from tests.cuda_on_cpu import recording
 from tests.cuda_on_cpu.device import EmulatedDevice
 from tests.cuda_on_cpu.stand_in import StandIn
 
@@ -23,9 +24,11 @@ def open_emulated(monkeypatch: pytest.MonkeyPatch, kernels: str) -> Iterator[Emu
     def open_device(index: int, precision: Precision) -> EmulatedDevice:
         device = opened.setdefault((index, precision), EmulatedDevice())
         device.index, device.precision = index, precision
+        device.formulas = kernels == "stand-in"
         return device
 
     monkeypatch.setattr(devices, "open_device", open_device)
+    monkeypatch.setattr(recording, "strict", True)
     backends._on_device.cache_clear()
     yield open_device(0, "float32")
     backends._on_device.cache_clear()

@@ -36,7 +36,7 @@ def guarded(shape: Any, dtype: Any) -> Any:
         raise OSError(ctypes.get_errno(), "mprotect")
     array = np.frombuffer(region, np.uint8, size, body - size).view(dtype).reshape(shape)
     weakref.finalize(array.base, _open, start + body, page)
-    array[...] = np.nan if dtype.kind == "f" else -1
+    array.reshape(-1).view(np.uint8)[...] = 0xFF  # of a float, that is NaN
     return array
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calmgrad.kernels.cuda import launcher
-from tests.cuda_on_cpu import kernel_mistakes, scan_mistakes
+from tests.cuda_on_cpu import kernel_mistakes, scan_mistakes, serial_mistakes
 
 # Round and round, greedy, greedy from the last to the first, shuffled and greedy: a missing
 # barrier does not show in all of them.
@@ -37,14 +37,21 @@ class Mistake:
         return f"{self.op}: {self.what}"
 
 
-MISTAKES = [
-    Mistake("selective_scan", what, old, new, scan_mistakes.check)
-    for what, old, new in scan_mistakes.MISTAKES
-] + [
-    Mistake(op, what, old, new, kernel_mistakes.CHECKS[op])
-    for op, mistakes in kernel_mistakes.MISTAKES.items()
-    for what, old, new in mistakes
-]
+MISTAKES = (
+    [
+        Mistake("selective_scan", what, old, new, scan_mistakes.check)
+        for what, old, new in scan_mistakes.MISTAKES
+    ]
+    + [
+        Mistake("selective_scan_serial", what, old, new, serial_mistakes.check)
+        for what, old, new in serial_mistakes.MISTAKES
+    ]
+    + [
+        Mistake(op, what, old, new, kernel_mistakes.CHECKS[op])
+        for op, mistakes in kernel_mistakes.MISTAKES.items()
+        for what, old, new in mistakes
+    ]
+)
 
 
 def outcome(mistake: Mistake) -> str:

@@ -17,15 +17,22 @@ def run_scan(
     states: int,
     dtype: str,
     inputs: str = "float32",
+    empty_slots: tuple[int, int] = (0, 0),
 ) -> dict[str, Array]:
     """Forward and backward; every result by name, as arrays of the host.
 
     What may be a view of columns is one, of an array that is NaN elsewhere. The inputs are rounded
-    to the type `inputs` before they become `dtype`.
+    to the type `inputs` before they become `dtype`. The packing has so many empty
+    sequences, and chunks, behind the others.
     """
     rng = np.random.default_rng(channels)
-    packing = Packing.of(lengths, xp)
-    tokens = sum(lengths)
+    packing = Packing.of(lengths)
+    tokens, filled = sum(lengths), packing.chunks
+    offsets, chunk_offsets = (
+        np.append(starts, np.full(count, tokens))
+        for starts, count in zip((packing.offsets, packing.chunk_offsets), empty_slots, strict=True)
+    )
+    packing = Packing(*map(xp.asarray, (offsets, packing.pos, chunk_offsets)))
 
     def given(x: Any, margin: int = 0) -> Array:
         wide = np.full((*x.shape[:-1], margin + x.shape[-1]), np.nan, dtype)
@@ -51,19 +58,20 @@ def run_scan(
     out, y = empty(*per_token), empty(*per_token)
     checkpoints = empty(chunks, states, channels)
     size = kernels.selective_scan_workspace(tokens, chunks, channels, states)
-    offsets = (packing.offsets, packing.chunk_offsets)
+    where = (packing.offsets, packing.chunk_offsets)
     kernels.selective_scan_forward(
-        out, y, dt, checkpoints, u, z, bc, dt_bias, A_log, D, *offsets, empty(size)
+        out, y, dt, checkpoints, u, z, bc, dt_bias, A_log, D, *where, empty(size)
     )
     du, dz = empty(*per_token, margin=2), empty(*per_token, margin=7)
     ddt, dbc = empty(*per_token), empty(tokens, 2 * states, margin=3)
     ddt_bias, dA_log, dD = empty(channels), empty(channels, states), empty(channels)
     kernels.selective_scan_backward(
         du, dz, ddt, dbc, ddt_bias, dA_log, dD,
-        dout, y, dt, checkpoints, u, z, bc, A_log, D, *offsets, empty(size),
+        dout, y, dt, checkpoints, u, z, bc, A_log, D, *where, empty(size),
     )  # fmt: skip
     results = {
         "out": out, "y": y, "dt": dt, "checkpoints": checkpoints, "du": du, "dz": dz,
         "ddt": ddt, "dbc": dbc, "ddt_bias": ddt_bias, "dA_log": dA_log, "dD": dD,
     }  # fmt: skip
+    results["checkpoints"] = checkpoints[:filled]
     return {name: x.get() if hasattr(x, "get") else x for name, x in results.items()}

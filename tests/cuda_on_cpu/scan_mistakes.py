@@ -46,6 +46,10 @@ MISTAKES = [
      "u_of = column_of(u, u_row, chunk, c);\n  const auto z_of",
      "u_of = column_of(u, channels, chunk, c);\n  const auto z_of"),
     ("eight chunks ahead, then nine", "k < last; k += AHEAD)", "k < last; k += AHEAD + 1)"),
+    ("an empty chunk leaves no part of dA",
+     "entering[(k * states + n) * channels + c] = 0;", "entering[0] += 0;"),
+    ("an empty chunk leaves no part of dD", "dbias[k * channels + c] = dskip[k * channels + c] = 0",
+     "dbias[k * channels + c] = 0"),
     # Barriers.
     ("a tile is overwritten while others read it",
      "    __syncthreads();\n    load_tile(B, bc + tile, bc_row, chunk, count);\n"
@@ -94,15 +98,20 @@ MISTAKES = [
 ]  # fmt: skip
 
 # Several chunks in flight, short sequences between, two blocks of channels, two tiles of states.
-SIZES = [((20, 1, 18, 150), 130, 18), ((15, 33, 16), 37, 3), ((16,) * 12, 5, 3)]
+# In the second, slots are left empty: a sequence, and two chunks.
+SIZES: list[tuple[tuple[int, ...], int, int]] = [
+    ((20, 1, 18, 150), 130, 18), ((15, 33, 16), 37, 3), ((16,) * 12, 5, 3)
+]  # fmt: skip
+EMPTY = [(0, 0), (1, 2), (0, 0)]
 
 
 def check(schedules: Sequence[int]) -> None:
     """What tests/test_cuda_selective_scan.py would do, on few sizes."""
-    for sizes in SIZES:
+    for sizes, empty in zip(SIZES, EMPTY, strict=True):
         right = run_scan(load("reference").kernels, np, *sizes, "float64")
         for schedule in schedules:
             device = EmulatedDevice(schedule)
-            got = run_scan(CudaKernels(device), device.xp, *sizes, "float64")
+            kernels = CudaKernels(device)
+            got = run_scan(kernels, device.xp, *sizes, "float64", empty_slots=empty)
             for name, array in right.items():
                 assert_near(got[name], array, 1e-12, name)

@@ -22,6 +22,7 @@ from calmgrad.kernels.cuda.control import (
     SCALE,
     STEP,
 )
+from tests.cuda_on_cpu import recording
 from tests.cuda_on_cpu.array import DeviceArray, _unwrapped
 from tests.cuda_on_cpu.device import EmulatedDevice
 
@@ -31,29 +32,34 @@ class StandIn:
 
     def __init__(self, device: EmulatedDevice) -> None:
         self.device = device
+        self._own = _Control()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        kernel = getattr(reference, name)
+        kernel = getattr(self._own, name, None) or getattr(reference, name)
 
         def call(*arguments: Any) -> Any:
             for x in arguments:
                 if isinstance(x, np.ndarray):
                     raise TypeError(f"{name}: an array of the host")
-            return kernel(*(_held(x) for x in arguments))
+            held = [_held(x) for x in arguments]
+            sizes = name.endswith("_workspace")  # asked for, also while work is recorded
+            return kernel(*held) if sizes else recording.do(name, kernel, *held)
 
         return call
 
-    def begin_step(self, control: DeviceArray) -> None:
-        control.held[LOSS] = 0
 
-    def sum_losses(self, control: DeviceArray, nll: DeviceArray, weights: DeviceArray) -> None:
-        control.held[LOSS] += np.dot(_held(nll).astype(np.float64), _held(weights))
+class _Control:
+    """The kernels that work on the control vector."""
 
-    def judge(
-        self, control: DeviceArray, g: DeviceArray, clip: float, beta1: float, beta2: float
-    ) -> None:
-        c = control.held
-        c[NORM] = math.sqrt(reference.squared_norm(_held(g)))
+    def begin_step(self, control: Any) -> None:
+        control[LOSS] = 0
+
+    def sum_losses(self, control: Any, nll: Any, weights: Any) -> None:
+        control[LOSS] += np.dot(nll.astype(np.float64), weights)
+
+    def judge(self, control: Any, g: Any, clip: float, beta1: float, beta2: float) -> None:
+        c = control
+        c[NORM] = math.sqrt(reference.squared_norm(g))
         if not np.isfinite(c[[LOSS, NORM]]).all():
             c[HEALTHY] = 0
         if c[HEALTHY]:
@@ -62,20 +68,15 @@ class StandIn:
             c[CORRECTION1], c[CORRECTION2] = 1 - beta1 ** c[STEP], 1 - beta2 ** c[STEP]
 
     def adamw_step(
-        self, p: Any, m: Any, v: Any, g: Any, control: DeviceArray,
+        self, p: Any, m: Any, v: Any, g: Any, c: Any,
         decay: float, beta1: float, beta2: float, eps: float,
     ) -> None:  # fmt: skip
-        c = control.held
         if c[HEALTHY]:
-            reference.adamw(
-                _held(p), _held(m), _held(v), _held(g), c[SCALE], c[LR], decay, beta1, beta2, eps,
-                int(c[STEP]),
-            )  # fmt: skip
+            reference.adamw(p, m, v, g, c[SCALE], c[LR], decay, beta1, beta2, eps, int(c[STEP]))
 
-    def sgd_step(self, p: Any, g: Any, control: DeviceArray, decay: float) -> None:
-        c = control.held
+    def sgd_step(self, p: Any, g: Any, c: Any, decay: float) -> None:
         if c[HEALTHY]:
-            reference.sgd(_held(p), _held(g), c[SCALE], c[LR], decay)
+            reference.sgd(p, g, c[SCALE], c[LR], decay)
 
 
 def _held(x: Any) -> Any:
