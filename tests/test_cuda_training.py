@@ -2,8 +2,6 @@
 
 import logging
 import re
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from calmgrad import buckets, memory
 from calmgrad.errors import DivergedError, OutOfMemoryError
 from calmgrad.gradient_check import gradcheck
 from calmgrad.kernels.cuda.causal_conv1d import _grid
-from calmgrad.kernels.cuda.optimizer import Optimizer
 from calmgrad.layout import layout, views
 from calmgrad.model import Model
 from calmgrad.network import token_losses
@@ -242,40 +239,6 @@ def test_accumulation_behind_as_many_steps_as_the_device_keeps(stand_in: Emulate
             assert len(trainer.collect()) == 128
             found.append(model.weights.copy())
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
-
-
-def test_trainers_of_two_threads_share_a_device() -> None:
-    """No kernel comes between the one that leaves partial sums and the one that reads them."""
-    given: list[tuple[int, str]] = []
-
-    class Slow:
-        xp = np
-
-        def function(self, _: str, entry: str) -> Callable[..., None]:
-            def launch(*_: Any) -> None:
-                given.append((threading.get_ident(), entry))
-                time.sleep(0.001)  # so that the other thread comes next
-
-            return launch
-
-    device: Any = Slow()
-    kernels = Optimizer(device)
-    zeros = np.zeros(8)
-
-    def work() -> None:
-        for _ in range(5):
-            kernels.judge(zeros, zeros, 1.0, 0.9, 0.999)
-            kernels.squared_norm(zeros)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({who for who, _ in given}) == 2
-    for (one, first), (other, second) in zip(given[::2], given[1::2], strict=True):
-        assert one == other
-        assert first == "sum_squares" != second
 
 
 # --- host and device in step ------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Which device a name means, and what is told when it cannot be used."""
 
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, SimpleNamespace
@@ -196,6 +197,24 @@ def test_there_are_only_so_many(machine: Machine) -> None:
         devices.open_device(2, "float32")
     device = devices.open_device(1, "float32")
     assert (device.name, device.index, device.precision) == ("NVIDIA H200", 1, "float32")
+
+
+def test_threads_take_turns_on_a_device(machine: Machine) -> None:
+    """Else one's launches would get into the graph that another captures on the same stream."""
+    machine(GPU, ["cupy-cuda13x"])
+    device = devices.open_device(0, "float32")
+    entered = threading.Event()
+
+    def enter() -> None:
+        with device.active():
+            entered.set()
+
+    other = threading.Thread(target=enter, daemon=True)
+    with device.active(), device.active():
+        other.start()
+        assert not entered.wait(0.1)
+    assert entered.wait(10)
+    other.join()
 
 
 def test_other_errors_are_not_hidden(machine: Machine) -> None:

@@ -5,6 +5,7 @@ so nothing outside this file imports CuPy.
 """
 
 import ctypes
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
@@ -68,7 +69,7 @@ class Device(Protocol):
     precision: Precision
 
     def active(self) -> AbstractContextManager[Any]:
-        """Inside, this thread's arrays and launches are this device's."""
+        """Inside, this thread's arrays and launches are this device's; others wait outside."""
         ...
 
     def memory(self) -> tuple[int, int]:
@@ -133,13 +134,16 @@ class CupyDevice:
         with cupy.cuda.Device(index):
             # All work is given to it, so that a part of it can be captured.
             self._stream = cupy.cuda.Stream(non_blocking=True)
+        # Threads take turns: what one launches while another captures would be captured, too, and
+        # the kernels' own buffers serve one at a time.
+        self._turn = threading.RLock()
         self._module = cache(self._compile)
         self._products = cache(self._open_cublas)
 
     @contextmanager
     def active(self) -> Iterator[Any]:
         device = self.xp.cuda.Device(self.index)
-        with device, self._stream:
+        with self._turn, device, self._stream:
             yield device
 
     def memory(self) -> tuple[int, int]:

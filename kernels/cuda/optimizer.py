@@ -1,6 +1,5 @@
 """Updates over flat buffers on the GPU: with the host's numbers, or with the control vector's."""
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,12 @@ class Optimizer(Launcher):
         super().__init__(device)
         self._partials = device.xp.empty(PARTS, "float64")
         self._sum = device.xp.empty(1, "float64")
-        # Trainers of several threads share a device, whose work is done in the order it is given:
-        # what leaves the partial sums and what reads them must be given together.
-        self._turn = threading.Lock()
 
     def squared_norm(self, x: Array) -> float:
-        with self._turn:
-            parts = self._sum_squares(x)
-            arguments = (self._sum, self._partials, parts)
-            self._one_block("sum_of_squares", THREADS, x.dtype, *arguments)
-            return float(self._sum[0])
+        parts = self._sum_squares(x)
+        arguments = (self._sum, self._partials, parts)
+        self._one_block("sum_of_squares", THREADS, x.dtype, *arguments)
+        return float(self._sum[0])
 
     def adamw(
         self,
@@ -71,10 +66,9 @@ class Optimizer(Launcher):
 
     def judge(self, control: Array, g: Array, grad_clip: float, beta1: float, beta2: float) -> None:
         """NORM, SCALE, HEALTHY; and STEP and the corrections of the update that follows."""
+        parts = self._sum_squares(g)
         numbers = map(np.float64, (grad_clip, beta1, beta2))
-        with self._turn:
-            parts = self._sum_squares(g)
-            self._one_block("judge", THREADS, g.dtype, control, self._partials, parts, *numbers)
+        self._one_block("judge", THREADS, g.dtype, control, self._partials, parts, *numbers)
 
     def adamw_step(
         self,
