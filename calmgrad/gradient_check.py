@@ -107,13 +107,14 @@ def gradcheck(
     An input through which nothing flows has gradient 0.
     """
     engine = backend if isinstance(backend, Backend) else load(backend)
-    check = Check(fn, arrays, engine, rtol, names, seed, step)
-    found = tuple(check.inputs(0 if full else directions, probes, full))
-    for one in found:
-        if one.message is not None:
-            raise CheckFailed(f"gradcheck: {one.message}")
-    for _ in range(0 if full else directions):
-        check.all_together()
+    with engine.active():
+        check = Check(fn, arrays, engine, rtol, names, seed, step)
+        found = tuple(check.inputs(0 if full else directions, probes, full))
+        for one in found:
+            if one.message is not None:
+                raise CheckFailed(f"gradcheck: {one.message}")
+        for _ in range(0 if full else directions):
+            check.all_together()
     return GradientErrors({one.name: one.error for one in found}, check.comparisons, found)
 
 
