@@ -222,3 +222,13 @@ def test_the_arrays_are_left_alone_and_the_result_repeats() -> None:
 def test_it_is_public() -> None:
     assert calmgrad.gradcheck is gradcheck
     assert "Raises" in (inspect.getdoc(calmgrad.gradcheck) or "")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_sharp_bend_is_no_error(full: bool) -> None:
+    """Of width 0.003: the usual step is too coarse for it, a shorter one is not."""
+
+    def fn(x: Tensor) -> Tensor:
+        return basic.div(x, basic.sqrt(basic.add(basic.mul(x, x), 1e-5)))
+
+    gradcheck(fn, np.array([1.3, 0.0021, -0.7]), full=full)
