@@ -1,5 +1,6 @@
 """Work recorded once and done again: on the emulated device, and by CuPy's calls, in order."""
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -169,6 +170,7 @@ def cupy_device(fails: str = "") -> tuple[CupyDevice, list[str]]:
     cuda = SimpleNamespace(Device=FakeContext, using_allocator=FakeContext)
     device.xp, device.index = SimpleNamespace(cuda=cuda), 0
     device._stream = FakeStream(log, fails)
+    device._turn = threading.RLock()
     return device, log
 
 
