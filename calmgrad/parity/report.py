@@ -21,6 +21,7 @@ from calmgrad.parity.update import build_update
 from calmgrad.trace import Batch, batch_of, trace
 
 UPDATE, INPUT = "update", "input"
+LARGE = 64e6  # bytes of a dump whose comparison takes some seconds
 
 
 @dataclass
@@ -158,7 +159,7 @@ def check(
         explain: try known mistakes, to say what a wrong op does instead.
         own_weights: the dump's weights are another model's: they need not be `weights`.
         name: of the dump, for messages.
-        tell: gets a line when trying mistakes takes longer.
+        tell: gets a line where the comparison, or trying mistakes, takes longer.
 
     Raises:
         FileError: the dump does not fit the model, or does not tell what it has read.
@@ -177,6 +178,9 @@ def check(
     assert read is not None
     allowed = rtol or RTOL[source.dtype]
     report = Report(name, source.dtype, allowed, ignored=source.ignored)
+    held = sum(array.nbytes for array in dump.arrays.values())
+    if tell is not None and held > LARGE:
+        tell(f"{len(dump.arrays)} arrays, {held / 1e6:,.0f} MB: each is made again in float64")
     if batch is not None:
         _compare_inputs(report, source, batch)
     if report.findings and report.first is not None and report.first.name == "tokens":

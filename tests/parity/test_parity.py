@@ -10,6 +10,7 @@ from calmgrad.errors import CalmgradError, FileError
 from calmgrad.formats.dump import Dump
 from calmgrad.layout import initial_weights, layout
 from calmgrad.parity import compare
+from calmgrad.parity import report as report_module
 from calmgrad.parity.compare import Comparison
 from calmgrad.parity.report import Report, check
 from calmgrad.parity.runs import gradient_dump, pass_dump, step_dump, update_dump
@@ -300,9 +301,10 @@ def test_where_all_is_nan_no_mistake_is_tried(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_long_search_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "LONG", 0.0)
+    monkeypatch.setattr(report_module, "LARGE", 0.0)
     said: list[str] = []
     check(mistake("taps reversed", f"{M}.conv1d"), CONFIG, weights(), run=False, tell=said.append)
-    assert len(said) == 1
+    assert [line.partition(":")[0].split()[-1] for line in said] == ["MB", "differs"]
 
 
 @pytest.mark.parametrize(
