@@ -13,7 +13,7 @@ from calmgrad.cli.batch import (
     rows_option,
     rules_option,
 )
-from calmgrad.cli.common import data_folder, json_option, one_line, say
+from calmgrad.cli.common import data_folder, json_option, load_finite, one_line, say
 from calmgrad.errors import CheckFailed, FileError, UsageError, usage_errors
 
 if TYPE_CHECKING:
@@ -88,9 +88,7 @@ def command(
     if step and (backend or "cpu").startswith("cuda"):
         raise UsageError("--step: the decoder reads on the CPU: --backend cpu or reference")
 
-    from calmgrad.model import load_model
-
-    model = load_model(model_path or data_folder() / "user.cwgt")
+    model = load_finite(model_path or data_folder() / "user.cwgt")
     with usage_errors():
         report = _report(
             model, other, dataset_path, rows, parameter, peer, step, against_rules,
@@ -122,6 +120,8 @@ def _report(
     sequences: list[Any] = []
     positions: list[int] = []
     if dataset_path is not None or dump is None or "tokens" not in dump.arrays:
+        if kind == "dump" and dataset_path is None and not (data_folder() / "train.ctds").exists():
+            raise FileError(f"{other}: has no tokens: name what was read with -d and --rows")
         sequences, positions = batch(dataset_path, rows, config.l_max)
         read = batch_of(config, sequences, positions, reduction)
     name = str(other)
@@ -150,7 +150,7 @@ def _report(
         settings = {} if "reduction" in dump.settings else settings
     return check(
         dump, config, model.weights, read,
-        buffers=buffers, settings=settings, rtol=rtol, explain=hints, name=name,
+        buffers=buffers, settings=settings, rtol=rtol, explain=hints, name=name, tell=say,
     )  # fmt: skip
 
 

@@ -35,6 +35,8 @@ LINE = 512  # bytes of a line at most
 SETTINGS_LIMIT = 1 << 16  # bytes of JSON
 MAX_AXES = 4
 MAX_RECORDS = 100_000
+UNPACKED = 1 << 30  # bytes that any .npz may hold; above, at most PACKED times its own
+PACKED = 20
 
 _NAME = re.compile(r"[A-Za-z0-9_./\[\]:-]{1,200}")
 _TYPE_OF = {np.dtype(code): name for name, code in TYPES.items()}
@@ -59,7 +61,7 @@ def is_dump(source: Source) -> bool:
     """Whether a file begins as a dump of either kind; it is read from its beginning again."""
     head = source.read(min(len(MAGIC), source.size))
     source.file.seek(0)
-    return head == MAGIC or head.startswith(b"PK")
+    return head.startswith((b"calmdump", b"PK"))
 
 
 def read(path: AnyPath) -> Dump:
@@ -76,7 +78,7 @@ def read(path: AnyPath) -> Dump:
         if head.startswith(b"PK"):
             source.file.seek(0)
             return _read_npz(source)
-        raise source.error(f"begins with {head[:8]!r}: expected {MAGIC!r} or a .npz file")
+        raise source.error(f"begins with {head!r}: expected {MAGIC!r} or a .npz file")
 
 
 def write(path: AnyPath, dump: Dump, raw: bool = False) -> None:
@@ -175,6 +177,9 @@ def _read_npz(source: Source) -> Dump:
     dump = Dump()
     try:
         with zipfile.ZipFile(source.file) as archive:
+            held = sum(info.file_size for info in archive.infolist())
+            if held > max(UNPACKED, PACKED * source.size):
+                raise source.error(f"{held:,} bytes packed in {source.size:,}: too many")
             for info in archive.infolist():
                 name = info.filename.removesuffix(".npy")
                 if name in dump.arrays or not _NAME.fullmatch(name):

@@ -6,7 +6,7 @@ known is made from the nearest known values, and then the steps between are cand
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,7 @@ from calmgrad.parity.mistakes import Mistake, general, misplaced, mistakes
 
 FORWARD, BACKWARD = "forward", "backward"
 PATIENCE = 30.0  # seconds for trying mistakes
+LONG = 3.0  # seconds after which that is told
 EXPLAINED = 1e-3  # of a difference may be left by the mistake that explains it
 FEW = 6  # candidates between which known values leave no doubt for long
 # Of several candidates the one with most that can go wrong.
@@ -87,6 +88,8 @@ class Comparison:
         mine: another run, for the distance column alone; None without.
         rtol: allowed for one step.
         dtype: of its numbers.
+        explain: try known mistakes.
+        tell: gets a line when that takes longer.
     """
 
     graph: Graph
@@ -99,12 +102,13 @@ class Comparison:
     onwards: str = FORWARD
     rows: list[Row] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    tell: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         self.local = Evaluation(self.graph, self.context, self.theirs)
         self.run = None if self.mine is None else Evaluation(self.graph, self.context, self.mine)
         self._cleared: set[tuple[str, str]] = set()
-        self._until = time.monotonic() + PATIENCE
+        self._since = time.monotonic()
         self.gave_up = False  # trying mistakes took too long
 
     @property
@@ -232,6 +236,8 @@ class Comparison:
             likely = misplaced(expected, got, row.allowed)
             if row.name in self.theirs.parameters and likely is not None:
                 return self.graph.readers[row.name][0].name, likely
+        if not (np.isfinite(got).any() and np.isfinite(expected).any()):
+            return None, general(expected, got, row.allowed)  # no formula tells more
         limit = max(row.allowed, EXPLAINED * min(row.local.relative, 1.0))
         best: tuple[float, str | None, str | None] = (limit, None, None)
         for node, mistake, changes in self._tries(row, suspects, got):
@@ -265,9 +271,13 @@ class Comparison:
                         yield alike[0], mistake, {each.name: mistake.change for each in alike}
 
     def _made_with(self, row: Row, changes: dict[str, Change]) -> np.ndarray | None:
-        if time.monotonic() > self._until:
+        took = time.monotonic() - self._since
+        if took > PATIENCE:
             self.gave_up = True
             return None
+        if took > LONG and self.tell is not None:
+            self.tell(f"something differs: known mistakes are tried, for {PATIENCE:.0f} s at most")
+            self.tell = None
         trial = self.local.changed(changes)
         try:
             with np.errstate(all="ignore"):

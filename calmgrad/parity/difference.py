@@ -39,7 +39,8 @@ def difference(expected: Array, got: Array, rtol: float, dtype: Any = np.float32
     if e.size == 0:
         return Difference(0.0, 0.0, (), 0.0, 0.0, 0, 0)
     finite = e[np.isfinite(e)]
-    scale = float(np.sqrt(np.square(finite).mean())) if finite.size else 0.0
+    largest = float(np.abs(finite).max(initial=0.0)) or 1.0  # squares of huge numbers overflow
+    scale = largest * float(np.sqrt(np.square(finite / largest).mean())) if finite.size else 0.0
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         apart = np.abs(g - e)
         relative = apart / np.maximum(np.abs(e) + scale, np.finfo(np.float64).tiny)

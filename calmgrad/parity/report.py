@@ -1,7 +1,7 @@
 """The whole comparison: inputs, ops forward and backward, update; what comes of it in words."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from calmgrad.parity.update import build_update
 from calmgrad.trace import Batch, batch_of, trace
 
 UPDATE, INPUT = "update", "input"
+LARGE = 64e6  # bytes of a dump whose comparison takes some seconds
 
 
 @dataclass
@@ -100,7 +101,7 @@ def told(finding: Finding) -> str:
     index = list(finding.difference.index) or ""
     got, expected = finding.difference.got, finding.difference.expected
     if finding.direction == INPUT:
-        likely = f" ({finding.likely})" if finding.likely else ""
+        likely = f": the engine {finding.likely}" if finding.likely else ""
         numbers = f"{got:.7g}, expected {expected:.7g}{likely}"
         return f"{finding.name} is not what it should be, at {index}{where}: {numbers}"
     way = {FORWARD: "", BACKWARD: " on the way back", UPDATE: " in the update"}[finding.direction]
@@ -143,6 +144,7 @@ def check(
     explain: bool = True,
     own_weights: bool = False,
     name: str = "dump",
+    tell: Callable[[str], None] | None = None,
 ) -> Report:
     """Hold what an engine says against the formulas, op by op.
 
@@ -157,6 +159,7 @@ def check(
         explain: try known mistakes, to say what a wrong op does instead.
         own_weights: the dump's weights are another model's: they need not be `weights`.
         name: of the dump, for messages.
+        tell: gets a line where the comparison, or trying mistakes, takes longer.
 
     Raises:
         FileError: the dump does not fit the model, or does not tell what it has read.
@@ -175,6 +178,9 @@ def check(
     assert read is not None
     allowed = rtol or RTOL[source.dtype]
     report = Report(name, source.dtype, allowed, ignored=source.ignored)
+    held = sum(array.nbytes for array in dump.arrays.values())
+    if tell is not None and held > LARGE:
+        tell(f"{len(dump.arrays)} arrays, {held / 1e6:,.0f} MB: each is made again in float64")
     if batch is not None:
         _compare_inputs(report, source, batch)
     if report.findings and report.first is not None and report.first.name == "tokens":
@@ -185,7 +191,7 @@ def check(
     context = Context(config, read, reduction, chosen)
     mine = _own_run(graph, weights, read, reduction) if run else None
     report.order = [role_of(node.name) for node in graph.nodes]
-    ops = Comparison(graph, context, source.known, mine, allowed, source.dtype, explain)
+    ops = Comparison(graph, context, source.known, mine, allowed, source.dtype, explain, tell=tell)
     with np.errstate(all="ignore"):
         ops.forward()
         ops.backward()

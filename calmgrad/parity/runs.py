@@ -61,7 +61,8 @@ def update_dump(
 def step_dump(config: ModelConfig, weights: Array, batch: Batch, backend: str) -> Dump:
     """What the decoder gives that reads one token at a time, as `generate` does.
 
-    It tells its logits, and of each layer what goes into the convolution.
+    It tells its logits, and of each layer what goes into the convolution (which it keeps for the
+    tokens to come: with one tap there are none that need it).
     """
     decoder = Decoder(config, weights, backends.load(backend))
     rows = len(batch.tokens)
@@ -74,8 +75,9 @@ def step_dump(config: ModelConfig, weights: Array, batch: Batch, backend: str) -
             for t in range(first, end):
                 logits[t] = decoder.read(batch.tokens[t : t + 1])
                 x[:, t] = decoder.state()[0][:, 0, : config.d_inner]
-    arrays: dict[str, Array] = {f"blocks.{i}.mixer.x": x[i] for i in range(config.n_layers)}
-    arrays["logits"] = logits
+    arrays: dict[str, Array] = {"logits": logits}
+    if config.d_conv > 1:
+        arrays |= {f"blocks.{i}.mixer.x": x[i] for i in range(config.n_layers)}
     return Dump(arrays, {})
 
 

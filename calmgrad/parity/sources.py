@@ -1,5 +1,6 @@
 """A pass of an engine as parity sees it: from a dump, or from a run of this engine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from calmgrad.trace import Trace
 GRAD = "grad/"
 # What a dump holds besides values and gradients.
 INPUTS = ("tokens", "offsets", "cmd_positions")
+_NUMBERS = {"lr", "beta1", "beta2", "eps", "weight_decay", "grad_clip", "ewc_lambda", "update"}
 _NOT_COMPARED = ("h", "mean", "rstd", "lse")  # last parts of names that only explain
 
 
@@ -63,7 +65,9 @@ def from_dump(
     for key, array in flat.items():
         if array.size != (1 if key == "grad_norm" else config.param_count):
             raise FileError(f"{name}: {key}: {array.size} numbers, expected {config.param_count}")
-    inputs = {n: dump.arrays[n].reshape(-1).astype(np.int64) for n in INPUTS if n in dump.arrays}
+    inputs = {
+        n: _whole(dump.arrays[n].reshape(-1), f"{name}: {n}") for n in INPUTS if n in dump.arrays
+    }
     own = _named(config, flat.get("weights"), "")
     gradients = _named(config, flat.get("grads"), GRAD)
     tokens = int(inputs["tokens"].size) if "tokens" in inputs else tokens
@@ -84,7 +88,7 @@ def from_dump(
     known = Known(values, gradients, parameters | own)
     return Source(
         known, inputs, {k: np.asarray(v, np.float64) for k, v in flat.items()}, bool(own),
-        ignored, _dtype(dump), dict(dump.settings),
+        ignored, _dtype(dump), _checked(dump.settings, name),
     )  # fmt: skip
 
 
@@ -139,14 +143,27 @@ def _parts(graph: Graph, name: str, array: Array, tokens: int | None, where: str
     columns = _columns(graph, name)
     if array.size != rows * columns or (array.ndim > 1 and array.shape[-1] not in (columns, 1)):
         raise FileError(f"{where}: shape {array.shape}, expected {(rows, columns)}")
-    if name in ("nll", "targets"):
-        kind = np.int64 if name == "targets" else np.float64
-        return {name: np.asarray(array.reshape(rows), kind)}
+    if name == "targets":
+        targets = _whole(array.reshape(rows), where)
+        if targets.max(initial=-1) >= graph.config.vocab:
+            raise FileError(f"{where}: {targets.max()}: expected -1 to {graph.config.vocab - 1}")
+        return {name: targets}
+    if name == "nll":
+        return {name: np.asarray(array.reshape(rows), np.float64)}
     wide = np.asarray(array.reshape(rows, columns), np.float64)
     if whole is None:
         return {name: wide}
     edges = np.cumsum(node.widths)[:-1]
     return dict(zip(whole, np.split(wide, edges, axis=1), strict=True))
+
+
+def _whole(array: Array, where: str) -> Array:
+    """Numbers that count something, of whatever type they were written."""
+    if array.dtype.kind == "f":
+        wrong = ~(np.abs(array) < 1 << 31) | (array != np.round(array))
+        if wrong.any():
+            raise FileError(f"{where}: {array[wrong][0]}: expected whole numbers")
+    return array.astype(np.int64)
 
 
 def _columns(graph: Graph, name: str) -> int:
@@ -166,6 +183,23 @@ def _shaped(array: Array, shape: tuple[int, ...], key: str, name: str) -> Array:
         more = ": it is transposed" if array.shape == shape[::-1] else ""
         raise FileError(f"{name}: {key}: shape {array.shape}, expected {shape}{more}")
     return np.asarray(array.reshape(shape), np.float64)
+
+
+def _checked(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Settings of a dump; those that parity reckons with are what they should be."""
+    for key in _NUMBERS & settings.keys():
+        value = settings[key]
+        if isinstance(value, (str, bool, type(None))) or not 0 <= value < 1e300:
+            raise FileError(f"{name}: settings: {key} {value!r}: expected a number, 0 or more")
+    for key in ("beta1", "beta2"):
+        if settings.get(key, 0) >= 1:
+            raise FileError(f"{name}: settings: {key} {settings[key]!r}: expected less than 1")
+    if (update := settings.get("update", 1)) != int(update) or update < 1:
+        raise FileError(f"{name}: settings: update {update!r}: expected 1, 2, …")
+    if settings.get("optimizer", "adam") not in ("adam", "sgd"):
+        told = settings["optimizer"]
+        raise FileError(f"{name}: settings: optimizer {told!r}: expected adam or sgd")
+    return dict(settings)
 
 
 def _dtype(dump: Dump) -> str:

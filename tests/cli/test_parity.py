@@ -172,6 +172,7 @@ def test_diff(here: Callable[..., Done], model: calmgrad.Model, tmp_path: Path) 
     done = here("diff", "m.cwgt", "nan.cwgt", "--exact", "--json", code=6)
     result = json.loads(done.stdout)
     assert [t["name"] for t in result["tensors"] if not t["identical"]] == ["blocks.1.mixer.D"]
+    assert "blocks.1.mixer.D" in here("parity", "-m", "nan.cwgt", code=3).stderr
     calmgrad.new_model("nano").save(tmp_path / "nano.cwgt")
     assert "d_model: 16 in A, 64 in B" in here("diff", "m.cwgt", "nano.cwgt").stdout
 

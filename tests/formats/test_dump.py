@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from calmgrad.errors import FileError
+from calmgrad.formats import dump as dumps
 from calmgrad.formats.dump import Dump, read, write
 
 ROOT = Path(__file__).parents[2]
@@ -182,3 +183,19 @@ def test_what_the_format_does_not_hold_is_not_written(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="expected"):
             write(tmp_path / "a", Dump({name: array}), raw=True)
     assert not (tmp_path / "a").exists()
+
+
+def test_an_npz_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "a.npz", loss=np.zeros(100_000))
+    assert read(tmp_path / "a.npz").arrays["loss"].size == 100_000
+    monkeypatch.setattr(dumps, "UNPACKED", 1000)
+    with pytest.raises(FileError, match=r"800,128 bytes packed in [\d,]+: too many"):
+        read(tmp_path / "a.npz")
+
+
+def test_a_line_that_ends_as_on_windows_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"calmdump 1\r\nend\r\n")
+    with pytest.raises(FileError, match=r"calmdump 1\\r"):
+        read(tmp_path / "a")

@@ -1,12 +1,17 @@
 """Parity with what there is: parts of a dump, gradients alone, other runs of this engine."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import calmgrad
 from calmgrad.errors import CalmgradError, FileError
 from calmgrad.formats.dump import Dump
-from calmgrad.layout import layout
+from calmgrad.layout import initial_weights, layout
+from calmgrad.parity import compare
+from calmgrad.parity import report as report_module
+from calmgrad.parity.compare import Comparison
 from calmgrad.parity.report import Report, check
 from calmgrad.parity.runs import gradient_dump, pass_dump, step_dump, update_dump
 from calmgrad.trace import batch_of
@@ -250,6 +255,14 @@ def test_one_token_at_a_time_is_the_same() -> None:
     assert "sequence 1, token 2" in report.sentence()
 
 
+def test_one_token_at_a_time_without_a_window() -> None:
+    config = dataclasses.replace(CONFIG, d_conv=1)
+    flat = initial_weights(config, 0).astype(np.float32)
+    read = batch_of(config, SEQUENCES, POSITIONS)
+    report = check(step_dump(config, flat, read, "cpu"), config, flat, read)
+    assert report.ok, report.sentence()
+
+
 def test_rules_differ_in_the_loss() -> None:
     m = model()
     dump = pass_dump(m, SEQUENCES, POSITIONS, reduction="token")
@@ -267,3 +280,62 @@ def test_not_a_number_is_a_difference() -> None:
     assert report.first.op == "blocks.0.gelu"
     assert report.first.difference.index == (3, 5)
     assert "not finite" in (report.first.likely or "")
+
+
+def test_numbers_that_overflow_when_squared_are_explained_by_nothing() -> None:
+    dump = part(dumped("float64"), "logits")
+    dump.arrays["logits"] = np.full_like(dump.arrays["logits"], 1e300)
+    first = checked(dump).first
+    assert first is not None
+    assert first.likely is None
+
+
+def test_where_all_is_nan_no_mistake_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Comparison, "_tries", None)  # calling it would fail
+    dump = dumped("float64")
+    dump.arrays["blocks.0.gelu"][:] = np.nan
+    first = checked(dump).first
+    assert first is not None
+    assert "not finite" in (first.likely or "")
+
+
+def test_a_long_search_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "LONG", 0.0)
+    monkeypatch.setattr(report_module, "LARGE", 0.0)
+    said: list[str] = []
+    check(mistake("taps reversed", f"{M}.conv1d"), CONFIG, weights(), run=False, tell=said.append)
+    assert [line.partition(":")[0].split()[-1] for line in said] == ["MB", "differs"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("update", "x"), ("update", float("inf")), ("update", 0), ("update", 1.5), ("lr", None),
+        ("lr", float("nan")), ("lr", True), ("weight_decay", "0.1"), ("beta1", 1.0),
+        ("beta2", 10**400), ("grad_clip", -1), ("optimizer", "lion"),
+    ],
+)  # fmt: skip
+def test_settings_that_are_none_are_refused(key: str, value: object) -> None:
+    dump = dumped("float64")
+    dump.settings[key] = value  # type: ignore[assignment]
+    with pytest.raises(FileError, match=f"settings: {key}"):
+        checked(dump)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("tokens", np.nan),
+        ("tokens", 65.5),
+        ("targets", 320),
+        ("targets", np.inf),
+        ("offsets", 1e30),
+    ],
+)
+def test_what_counts_is_whole_and_in_range(name: str, number: float) -> None:
+    dump = dumped("float64")
+    array = np.array(dump.arrays[name], np.float64)
+    array[1] = number
+    dump.arrays[name] = array
+    with pytest.raises(FileError, match=name):
+        checked(dump)

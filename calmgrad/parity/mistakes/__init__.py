@@ -27,8 +27,8 @@ BACKWARD = {kind: entries for room in _ROOMS for kind, entries in room.BACKWARD.
 # Factors that have a reason, and what it may be.
 _FACTORS = {
     -1.0: "the sign is wrong",
-    0.5: "half of what it should be",
-    2.0: "twice what it should be",
+    0.5: "half",
+    2.0: "twice",
     1 / math.log(2): "in bits, not nats",
 }
 
@@ -73,7 +73,7 @@ def mistakes(
 def general(expected: Array, got: Array, allowed: float) -> str | None:
     """What may have happened to the result of any step: a factor, an order, a shift, zeros."""
     if not np.isfinite(got).all():
-        return f"{int((~np.isfinite(got)).sum())} of {got.size} numbers are not finite"
+        return f"gives {int((~np.isfinite(got)).sum())} of {got.size} numbers that are not finite"
 
     def fits(made: Array) -> bool:
         return made.shape == got.shape and difference(made, got, allowed).relative <= allowed
@@ -82,13 +82,13 @@ def general(expected: Array, got: Array, allowed: float) -> str | None:
     factor = float(np.vdot(expected, got)) / norm if norm else 0.0
     if factor and got.size > 1 and fits(factor * expected):
         known = [text for k, text in _FACTORS.items() if abs(factor / k - 1) < 1e-3]
-        return f"{factor:.6g} times what it should be" + (f": {known[0]}" if known else "")
+        return f"gives {factor:.6g} times what it should" + (f": {known[0]}" if known else "")
     if (text := misplaced(expected, got, allowed)) is not None:
         return text
     rows = _wrong_rows(expected, got, allowed)
     if rows is not None and 0 < len(rows) <= max(len(got) // 8, 1):
         listed = ", ".join(str(i) for i in rows[:5]) + (", …" if len(rows) > 5 else "")
-        return f"wrong in {len(rows)} of {len(got)} rows alone: {listed}"
+        return f"is wrong in {len(rows)} of {len(got)} rows alone: {listed}"
     return None
 
 
@@ -104,19 +104,19 @@ def misplaced(expected: Array, got: Array, allowed: float) -> str | None:
 
 def _reordered(x: Array) -> Iterator[tuple[str, Array]]:
     if x.ndim == 2:
-        yield "transposed: it is stored in the other order", x.T.reshape(x.shape)
-        yield "transposed: it is stored in the other order", x.reshape(x.shape[::-1]).T
-        yield "each row is in reverse order", x[:, ::-1]
+        yield "gives it transposed: stored in the other order", x.T.reshape(x.shape)
+        yield "gives it transposed: stored in the other order", x.reshape(x.shape[::-1]).T
+        yield "gives each row in reverse order", x[:, ::-1]
         half = x.shape[1] // 2
-        yield "the two halves of each row are swapped", np.roll(x, half, axis=1)
-        yield "each number is one column too far to the right", np.roll(x, 1, axis=1)
-        yield "each number is one column too far to the left", np.roll(x, -1, axis=1)
+        yield "gives the two halves of each row swapped", np.roll(x, half, axis=1)
+        yield "gives each number one column too far to the right", np.roll(x, 1, axis=1)
+        yield "gives each number one column too far to the left", np.roll(x, -1, axis=1)
     if x.ndim >= 1:
-        yield "each row is one row too late", np.roll(x, 1, axis=0)
-        yield "each row is one row too early", np.roll(x, -1, axis=0)
-        yield "the rows are in reverse order", x[::-1]
-    yield "squared", x * x
-    yield "its magnitude alone: the sign is lost", np.abs(x)
+        yield "gives each row one row too late", np.roll(x, 1, axis=0)
+        yield "gives each row one row too early", np.roll(x, -1, axis=0)
+        yield "gives the rows in reverse order", x[::-1]
+    yield "gives it squared", x * x
+    yield "gives the magnitude alone: the sign is lost", np.abs(x)
 
 
 def _wrong_rows(expected: Array, got: Array, allowed: float) -> list[int] | None:
