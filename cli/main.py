@@ -76,6 +76,9 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     warnings.showwarning = _show_warning
     log_to_stderr()
+    for name in ("stdout", "stderr"):  # None where it was closed before
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a plot must not fail where UTF-8 is not spoken
             stream.reconfigure(errors="backslashreplace")

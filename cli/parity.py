@@ -200,18 +200,20 @@ def show(report: "Report") -> None:
 
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("op", "forward", "backward", "apart", "ULPs", "differs"):
-        left = name in ("op", "differs")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    names = ("op", "forward", "backward", "apart", "ULPs", "differs")
+    shown = [i for i in range(len(names)) if console.width >= 60 or i not in (3, 4)]
+    for i in shown:
+        left = names[i] in ("op", "differs")
+        table.add_column(names[i], justify="left" if left else "right", no_wrap=i < 5)
     for line in lines(report):
-        style = "" if line.good else "bold red"
-        table.add_row(*(Text(one_line(cell), style) for cell in line.cells()))
+        style, cells = "" if line.good else "bold red", line.cells()
+        table.add_row(*(Text(one_line(cells[i]), style) for i in shown))
     if table.row_count:
         console.print(table)
         console.print()
     if report.ignored:
-        shown = ", ".join(report.ignored[:5]) + (", …" if len(report.ignored) > 5 else "")
-        say(f"warning: {len(report.ignored)} names mean nothing here: {shown}")
+        some = ", ".join(report.ignored[:5]) + (", …" if len(report.ignored) > 5 else "")
+        say(f"warning: {len(report.ignored)} names mean nothing here: {some}")
     for note in report.notes:
         say(f"note: {note}")
     if report.ok:

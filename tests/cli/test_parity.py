@@ -1,6 +1,7 @@
 """dump, parity, diff and convert as a user runs them."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -182,3 +183,21 @@ def test_convert(here: Callable[..., Done], model: calmgrad.Model, tmp_path: Pat
     done = here("convert", "m.safetensors", "again.cwgt", "--json")
     assert json.loads(done.stdout)["format"] == "CWGT"
     assert (tmp_path / "again.cwgt").read_bytes() == (tmp_path / "m.cwgt").read_bytes()
+
+
+def test_a_narrow_terminal_has_whole_numbers(
+    here: Callable[..., Done], dataset: Path, model: calmgrad.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    here("dump", "-m", "m.cwgt", "-d", dataset, "-o", "a.dump")
+    told = here("parity", "a.dump", "-m", "m.cwgt").stdout
+    assert "…" not in told
+    assert "ULPs" not in told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell that closes a stream")
+def test_a_closed_output_is_none(tmp_path: Path, model: calmgrad.Model) -> None:
+    command = [sys.executable, "-m", "calmgrad.cli", "diff", "m.cwgt", "m.cwgt"]
+    shell = ["sh", "-c", '"$@" >&-', "sh", *command]
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
