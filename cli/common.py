@@ -183,10 +183,12 @@ def device_options(default: str) -> Callable[[_Command], _Command]:
 
 
 def not_over(output: str, inputs: Iterable[str]) -> None:
-    """Refuse an output that would take the place of what it is made of.
+    """Refuse an output that would take the place of what it is made of, and `-`: no standard output.
 
     Raises:
-        UsageError: it is the same file as one of the inputs.
+        UsageError: it is `-`, or the same file as one of the inputs.
     """
+    if output == "-":
+        raise UsageError("-: the output is a file, not standard output (a file named so is ./-)")
     if os.path.realpath(output) in map(os.path.realpath, inputs):
         raise UsageError(f"{output}: is read by this command: name another file for the output")
