@@ -188,7 +188,8 @@ def not_over(output: str, inputs: Iterable[str]) -> None:
     Raises:
         UsageError: it is `-`, or the same file as one of the inputs.
     """
-    if output == "-":
-        raise UsageError("-: the output is a file, not standard output (a file named so is ./-)")
+    from calmgrad.starting import refuse_dash
+
+    refuse_dash(output)
     if os.path.realpath(output) in map(os.path.realpath, inputs):
         raise UsageError(f"{output}: is read by this command: name another file for the output")

@@ -94,6 +94,9 @@ def test_an_output_is_a_file_not_standard_output(
         ("dump", "-m", "m.cwgt", "-d", dataset, "-o", "-"),
         ("convert", "m.cwgt", "-"),
         ("explain", "-m", "m.cwgt", "--html", "-"),
+        ("train", "-m", "m.cwgt", "-d", dataset, "-o", "-"),
+        ("fisher", "-m", "m.cwgt", "-d", dataset, "-o", "-"),
+        ("dataset", "build", "m.cwgt", "-o", "-"),
     ):
         assert "-: the output is a file" in here(*command, code=2).stderr
     assert not (tmp_path / "-").exists()
