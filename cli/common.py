@@ -183,7 +183,7 @@ def device_options(default: str) -> Callable[[_Command], _Command]:
 
 
 def not_over(output: str, inputs: Iterable[str]) -> None:
-    """Refuse an output that would take the place of what it is made of, and `-`: no standard output.
+    """Refuse an output that would take the place of what it is made of, or is named `-`.
 
     Raises:
         UsageError: it is `-`, or the same file as one of the inputs.
