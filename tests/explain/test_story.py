@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import calmgrad
 from calmgrad.explain import Story, summary, tell_step
 from calmgrad.explain import story as story_module
 from calmgrad.explain.story import label, layer_of
-from calmgrad.trace import trace
+from calmgrad.trace import Trace, trace
 from tests.explain.conftest import CMD_POS, TOKENS
 
 
@@ -115,7 +116,12 @@ def test_that_there_is_nothing_to_learn_is_told_after_one_pass(
     model: calmgrad.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []
-    monkeypatch.setattr(story_module, "trace", lambda *a, **k: passes.append(a) or trace(*a, **k))
+
+    def counted(*args: Any, **options: Any) -> Trace:
+        passes.append(args)
+        return trace(*args, **options)
+
+    monkeypatch.setattr(story_module, "trace", counted)
     with pytest.raises(ValueError, match="nothing to learn"):
         tell_step(model, [calmgrad.BOS, 65], 1)
     assert len(passes) == 1
