@@ -29,7 +29,7 @@ LAYERS = [
     "optim schedule ewc update fisher pair_loss",
     "trainer trainer_state",
     "settings settings_schema settings_yaml",
-    "data demo demo_session demo_vocabulary history evaluation loop parity explain"
+    "data demo history evaluation loop parity explain"
     " gradient_check differences op_cases model_check planted_errors testing"
     " plots continual rundir starting training conversion dataset_statistics dataset_editing"
     " redaction retrieval contrastive texts search suggestions ceilings op_profile events run"
