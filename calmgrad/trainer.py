@@ -17,9 +17,9 @@ from calmgrad.kernels.cuda.device import Precision
 from calmgrad.model import Model, Tokens, checked_sequence
 from calmgrad.ops.pool import POOLS
 from calmgrad.optim import make_optimizer
-from calmgrad.shards import loss_head
 from calmgrad.trainer_state import TrainerState
 from calmgrad.update import make_update
+from calmgrad.worker import loss_head
 
 REDUCTIONS = ("sequence", "token")
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
