@@ -9,9 +9,10 @@ From the first loss or norm on that is not finite, the device changes no weight 
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class Penalty:
         return address(self.fisher), address(self.anchor), self.strength
 
 
-class Update(Protocol):
+class Update(ABC):
     """What a Trainer hands its losses and gradients to: a `step`, or its parts one by one."""
 
     def step(
@@ -84,12 +85,16 @@ class Update(Protocol):
         lr: float,
     ) -> None:
         """All of `begin`, `gradient` and `apply`; `total` is 0 before."""
-        ...
+        self.begin()
+        total.fill(0)
+        self.gradient(runner, shards, share, total)
+        self.apply(p, total, penalty, clip, lr)
 
+    @abstractmethod
     def begin(self) -> None:
         """The loss is 0."""
-        ...
 
+    @abstractmethod
     def gradient(
         self, runner: Runner, shards: list[Shard], share: NDArray[np.float64], total: Array
     ) -> None:
@@ -97,28 +102,27 @@ class Update(Protocol):
 
         `share` is what one target of each sequence weighs in the loss.
         """
-        ...
 
+    @abstractmethod
     def add_loss(self, loss: Array) -> None:
         """Add a loss, (1,), to the loss."""
-        ...
 
+    @abstractmethod
     def loss(self) -> float:
         """The loss so far."""
-        ...
 
+    @abstractmethod
     def apply(self, p: Array, g: Array, penalty: Penalty | None, clip: float, lr: float) -> None:
         """Update `p` from the gradient `g`; unless loss or norm is not finite."""
-        ...
 
     @property
+    @abstractmethod
     def waiting(self) -> int:
         """Steps whose outcomes `outcomes` would give."""
-        ...
 
+    @abstractmethod
     def outcomes(self) -> list[Outcome]:
         """Of all steps since the last call, in order; the first that is not finite ends them."""
-        ...
 
 
 def adding_to(backend: Backend, total: Array) -> Callable[[Array, int], None]:
@@ -130,29 +134,13 @@ def adding_to(backend: Backend, total: Array) -> Callable[[Array, int], None]:
     return add
 
 
-class HostUpdate:
+class HostUpdate(Update):
     """On the host."""
 
     def __init__(self, backend: Backend, optimizer: Optimizer) -> None:
         self._backend, self._optimizer = backend, optimizer
         self._loss = 0.0
         self._outcomes: list[Outcome] = []
-
-    def step(
-        self,
-        runner: Runner,
-        shards: list[Shard],
-        share: NDArray[np.float64],
-        p: Array,
-        total: Array,
-        penalty: Penalty | None,
-        clip: float,
-        lr: float,
-    ) -> None:
-        self.begin()
-        total.fill(0)
-        self.gradient(runner, shards, share, total)
-        self.apply(p, total, penalty, clip, lr)
 
     def begin(self) -> None:
         self._loss = 0.0
@@ -188,7 +176,7 @@ class HostUpdate:
         return given
 
 
-class DeviceUpdate:
+class DeviceUpdate(Update):
     """On a device. `optimizer.step` counts the steps that were given to it.
 
     Args:
@@ -221,11 +209,7 @@ class DeviceUpdate:
         lr: float,
     ) -> None:
         if len(shards) != 1:  # nothing to learn; or so much that launching it is no matter
-            self.begin()
-            total.fill(0)
-            self.gradient(runner, shards, share, total)
-            self.apply(p, total, penalty, clip, lr)
-            return
+            return super().step(runner, shards, share, p, total, penalty, clip, lr)
         shard, seed, bucket = padded(shards[0], seeds_of(shards, share)[0])
         with runner.telling(shards), self._backend.active(), silent_overflow():
             placed = runner.place(shard, seed)
