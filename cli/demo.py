@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from calmgrad.cli.common import json_option, say, threads_option
-from calmgrad.cli.train import StopSignal, say_stopped
+from calmgrad.cli.runs import StopSignal, say_stopped
 
 if TYPE_CHECKING:
     from calmgrad.model import Model
