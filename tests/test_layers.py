@@ -22,7 +22,7 @@ LAYERS = [
     "tape",
     "ops",
     "network parameters memory cutting buckets",
-    "shards nan_search",
+    "shards nan_search interrupting",
     "formats domains template prompt",
     "decoder sampling generation",
     "model",

@@ -41,7 +41,8 @@ class Result:
     Attributes:
         model: trained, with the weights that were saved.
         run_directory: its files.
-        weights: every file the weights went to.
+        weights: every file the weights went to; none where the run was ended before its first
+            step: then its directory is gone too.
         steps: updates made.
         first_loss, last_loss: mean loss of the first and the last tenth of the steps.
         before, best: first and best evaluation, if there were validation pairs.
