@@ -240,7 +240,9 @@ def test_a_damaged_checkpoint_is_skipped(
     for step in saved():
         (CHECKPOINTS / checkpoints.step_name(step) / checkpoints.STATE).unlink()
     caplog.clear()
-    message = rf"run: none of its {len(saved())} checkpoints can be read: \S*40/state\.json: no such"
+    message = (
+        rf"run: none of its {len(saved())} checkpoints can be read: \S*40/state\.json: no such"
+    )
     with pytest.raises(FileError, match=message):
         resume()
     for step in saved():
