@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calmgrad.cli.common import PRECISIONS, DeviceName, say
-from calmgrad.cli.train import StopSignal
+from calmgrad.cli.train import STOPPED_EARLY, StopSignal
 from calmgrad.config import PRESETS
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def summarise(result: "Result") -> dict[str, Any]:
         "run_directory": str(result.run_directory),
         "weights": [str(path) for path in result.weights],
         "steps": result.steps,
-        "first_loss": result.first_loss,
-        "last_loss": result.last_loss,
+        "first_loss": result.first_loss if result.steps else None,
+        "last_loss": result.last_loss if result.steps else None,
         "before": result.before and asdict(result.before.found),
         "best": result.best and asdict(result.best.found),
         "best_step": result.best and result.best.step,
@@ -154,6 +154,9 @@ def _say_end(result: "Result") -> None:
     from calmgrad.retrieval import figures
     from calmgrad.starting import duration
 
+    if not result.steps:
+        say(STOPPED_EARLY)
+        return
     loss = f"loss {result.first_loss:.4f} at first, {result.last_loss:.4f} at last"
     say(f"trained  {result.steps:,} steps in {duration(result.seconds)}: {loss}")
     if result.before is not None and result.best is not None:

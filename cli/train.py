@@ -18,6 +18,7 @@ from calmgrad.config import PRESETS, RULES
 if TYPE_CHECKING:
     from calmgrad.events import Result
 
+STOPPED_EARLY = "stopped  before the first step: there is nothing to save"
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
@@ -194,6 +195,9 @@ def _both(first: Callable[[Any], object], second: Callable[[Any], object]) -> Ca
 def _say_end(result: "Result", summary: dict[str, Any]) -> None:
     from calmgrad.starting import duration
 
+    if not result.steps:
+        say(STOPPED_EARLY)
+        return
     loss = f"loss {result.first_loss:.4f} at first, {result.last_loss:.4f} at last"
     say(f"trained  {result.steps:,} steps in {duration(result.seconds)}: {loss}")
     if result.before is not None and result.best is not None:
@@ -210,6 +214,9 @@ def _say_end(result: "Result", summary: dict[str, Any]) -> None:
 
 def say_stopped(result: "Result") -> None:
     """What a signal has left, and how to go on."""
+    if not result.steps:
+        say(STOPPED_EARLY)
+        return
     say(f"stopped  the weights so far are in {result.weights[0]}")
     say(f"resume   calmgrad train --resume {quote(str(result.run_directory))}")
 
