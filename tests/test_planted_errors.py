@@ -155,16 +155,12 @@ MISTAKES = [
     ),
     reference("selective_scan", "ddt *= -np.expm1(-dt)", "ddt *= 1"),
     reference("selective_scan", "ddt_bias[...] = ddt.sum(axis=0)", "ddt_bias[...] = 0"),
-    reference("selective_scan", "dexponent = dh * before * decay", "dexponent = dh * before"),
-    reference(
-        "selective_scan", "dexponent = dh * before * decay", "dexponent = dh * after * decay"
-    ),
+    reference("selective_scan", "dE = dh * before * decay", "dE = dh * before"),
+    reference("selective_scan", "dE = dh * before * decay", "dE = dh * after * decay"),
     reference("selective_scan", "dA_log[...] = dA * A", "dA_log[...] = dA"),
-    reference("selective_scan", "dbc[t, n:] = dy[t] @ after", "dbc[t, n:] = dy[t] @ before"),
-    reference("selective_scan", "du[t] = dt[t] * db_u + D * dy[t]", "du[t] = dt[t] * db_u"),
-    reference(
-        "selective_scan", "(dexponent * A).sum(axis=1) + u[t] * db_u", "(dexponent * A).sum(axis=1)"
-    ),
+    reference("selective_scan", "dC[t] = dy[t] @ after", "dC[t] = dy[t] @ before"),
+    reference("selective_scan", "du[t] = dt[t] * ddrive + D * dy[t]", "du[t] = dt[t] * ddrive"),
+    reference("selective_scan", "(dE * A).sum(axis=1) + u[t] * ddrive", "(dE * A).sum(axis=1)"),
     op(
         "selective_scan", "kernels.matmul(dp[:, :rank], ddt, dt_weight.value.T)", "dp[:, :rank] = 0"
     ),
