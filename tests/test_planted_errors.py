@@ -109,15 +109,17 @@ MISTAKES = [
     reference("causal_conv1d", "dweight[:, 0] = (x * da)", "dweight[:, 0] = (x * dy)"),
     # The scan.
     cpu("selective_scan", "load(ddt, (t, c), lanes) * slope", "load(ddt, (t, c), lanes)"),
-    cpu("selective_scan", "bias_sum += dstep", "bias_sum += dstep * slope"),
-    cpu("selective_scan", "step * ddrive + skip * dy", "step * ddrive"),
-    cpu("selective_scan", "skip_sum += dscan * load(u", "skip_sum += dgated * load(u"),
+    cpu("selective_scan", "bias_sum += ddt_t", "bias_sum += ddt_t * slope"),
+    cpu("selective_scan", "dt_t * ddrive + skip * dy_t", "dt_t * ddrive"),
+    cpu("selective_scan", "dD_sum += dy_t * load(u", "dD_sum += dout_t * load(u"),
     cpu(
         "selective_scan",
-        "dy * load(hs, (q + 1, n, 0), every)",
-        "dy * load(hs, (q, n, 0), every)",
+        "dy_t * load(hs, (q + 1, n, 0), every)",
+        "dy_t * load(hs, (q, n, 0), every)",
     ),
-    cpu("selective_scan", "g = g * load(decays, (q, n, 0), every)", "g = g * 1.0"),
+    cpu(
+        "selective_scan", "carried = dh_n * load(decays, (q, n, 0), every)", "carried = dh_n * 1.0"
+    ),
     cpu(
         "selective_scan",
         "(chunk, n, c), lanes), every)\n                _gate_backward",
