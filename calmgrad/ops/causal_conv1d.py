@@ -8,8 +8,8 @@ from calmgrad.tape import Tensor
 def causal_conv1d(x: Tensor, weight: Tensor, packing: Packing) -> Tensor:
     """Convolve every channel with its own taps, never across a sequence boundary; then SiLU.
 
-    Forward, for each token t and channel c, with a sum over the taps j from 0 to K - 1; pos[t]
-    counts the earlier tokens of the sequence::
+    Forward, for token t, channel c and taps 0 <= j < K, where pos[t] counts the earlier tokens of
+    the sequence::
 
         a[t, c] = sum_j weight[c, j] * x[t-j, c]                  j <= pos[t]
         y[t, c] = a * sigmoid(a)
