@@ -93,8 +93,10 @@ def stop_patterns(spec: str) -> list[bytes]:
     """
     if spec and not spec.strip("\n"):
         return [spec.encode()]
+    return [unescaped(pattern) for pattern in spec.split()]
 
-    def meant(match: re.Match[str]) -> str:
-        return _ESCAPES[match[0]]
 
-    return [re.sub(r"\\[nrt\\]", meant, pattern).encode() for pattern in spec.split()]
+def unescaped(pattern: str) -> bytes:
+    r"""The bytes of one pattern in which `\n`, `\r`, `\t` and `\\` stand for others."""
+    text = re.sub(r"\\[nrt\\]", lambda match: _ESCAPES[match[0]], pattern)
+    return text.encode("utf-8", "surrogateescape")

@@ -185,16 +185,17 @@ class Runner:
         return self._backend.device.memory()[0] + sum(worker.held() for worker in self._workers)
 
     def rows(
-        self, sequences: Iterable[NDArray[np.int64]], head: Head
+        self, sequences: Iterable[NDArray[np.int64]], head: Head, keep: Keep | None = None
     ) -> Iterator[NDArray[np.float32]]:
         """The rows that `head` gives for any number of sequences, one for each, in order.
 
-        They come some hundred at a time, and that many sequences are held at once.
+        They come some hundred at a time, and that many sequences are held at once. `keep` is as
+        in `run`, and gives a shard's rows.
         """
         for block in blocks(sequences):
             shards = self.pack(block)
             rows = np.empty((len(block), self._config.d_model), np.float32)
-            for shard, part in zip(shards, self.run(shards, head), strict=True):
+            for shard, part in zip(shards, self.run(shards, head, keep=keep), strict=True):
                 rows[shard.rows] = part
             yield rows
 

@@ -9,6 +9,7 @@ import click
 
 from calmgrad.cli.common import PRECISIONS, DeviceName, say
 from calmgrad.cli.runs import (
+    STOPPED_EARLY,
     Setting,
     StopSignal,
     both,
@@ -118,8 +119,8 @@ def summarise(result: "Result") -> dict[str, Any]:
         "run_directory": str(result.run_directory),
         "weights": [str(path) for path in result.weights],
         "steps": result.steps,
-        "first_loss": result.first_loss,
-        "last_loss": result.last_loss,
+        "first_loss": result.first_loss if result.steps else None,
+        "last_loss": result.last_loss if result.steps else None,
         "before": result.before and asdict(result.before.found),
         "best": result.best and asdict(result.best.found),
         "best_step": result.best and result.best.step,
@@ -132,6 +133,9 @@ def _say_end(result: "Result") -> None:
     from calmgrad.retrieval import figures
     from calmgrad.starting import duration
 
+    if not result.steps:
+        say(STOPPED_EARLY)
+        return
     loss = f"loss {result.first_loss:.4f} at first, {result.last_loss:.4f} at last"
     say(f"trained  {result.steps:,} steps in {duration(result.seconds)}: {loss}")
     if result.before is not None and result.best is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from calmgrad.events import Ended
     from calmgrad.settings import TrainConfig
 
+STOPPED_EARLY = "stopped  before the first step: there is nothing to save"
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 Setting = tuple[str, Any, str]  # flags, type and help of a key of settings.TrainConfig
 
@@ -86,6 +87,9 @@ def both(first: Callable[[Any], object], second: Callable[[Any], object]) -> Cal
 
 def say_stopped(result: "Ended[Any]", command: str = "train") -> None:
     """What a signal has left, and how to go on."""
+    if not result.steps:
+        say(STOPPED_EARLY)
+        return
     say(f"stopped  the weights so far are in {result.weights[0]}")
     say(f"resume   calmgrad {command} --resume {quote(str(result.run_directory))}")
 

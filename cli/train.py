@@ -8,6 +8,7 @@ import click
 
 from calmgrad.cli.common import PRECISIONS, DeviceName, say
 from calmgrad.cli.runs import (
+    STOPPED_EARLY,
     Setting,
     StopSignal,
     both,
@@ -152,6 +153,9 @@ def command(config_path: str | None, as_json: bool, **flags: Any) -> None:
 def _say_end(result: "Result") -> None:
     from calmgrad.starting import duration
 
+    if not result.steps:
+        say(STOPPED_EARLY)
+        return
     loss = f"loss {result.first_loss:.4f} at first, {result.last_loss:.4f} at last"
     say(f"trained  {result.steps:,} steps in {duration(result.seconds)}: {loss}")
     if result.before is not None and result.best is not None:

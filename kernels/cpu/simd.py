@@ -328,7 +328,7 @@ def constant(typingctx, array, value):
 
 @intrinsic
 def exp2(typingctx, x):
-    """2^x, about 1e-7 (float32) or 1e-16 (float64) relative; clamped to normal numbers."""
+    """2^x, about 1e-7 (float32) or 1e-15 (float64) relative; clamped to normal numbers."""
     if not isinstance(x, Lanes):
         return None
 
@@ -343,7 +343,10 @@ def exp2(typingctx, x):
 
 @intrinsic
 def exp2_of_negative(typingctx, x):
-    """2^x for x <= 0, an instruction cheaper: the decays of the scan, of which there are most."""
+    """2^x for x <= 0, about 3e-7 or 1e-15: the decays of the scan, of which there are most.
+
+    It saves the upper clamp and, in float32, a degree of the polynomial.
+    """
     if not isinstance(x, Lanes):
         return None
 
@@ -358,7 +361,7 @@ def exp2_of_negative(typingctx, x):
 
 @intrinsic
 def exp2_minus_1(typingctx, x):
-    """2^x - 1, accurate near 0."""
+    """2^x - 1, about 2e-7 or 4e-15 relative, near 0 too."""
     if not isinstance(x, Lanes):
         return None
 
@@ -385,7 +388,7 @@ def _log1p_coefficients(degree: int) -> list[float]:
 
 @intrinsic
 def log1p(typingctx, x):
-    """log(1 + x) for 0 <= x <= 1, about 1.6e-7 (float32) or 3e-15 (float64) relative."""
+    """log(1 + x) for 0 <= x <= 1, about 2e-7 or 3e-15 relative."""
     if not isinstance(x, Lanes):
         return None
 
