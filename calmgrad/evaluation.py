@@ -9,7 +9,8 @@ import numpy as np
 from calmgrad.data import Dataset
 from calmgrad.interrupting import asking
 from calmgrad.model import Model, checked_sequence
-from calmgrad.shards import Runner, loss_head
+from calmgrad.shards import Runner
+from calmgrad.worker import loss_head
 
 BATCH = 256  # sequences handed to the workers at once
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from calmgrad.loop import Report
 from calmgrad.model import Model
+
+E = TypeVar("E")  # an evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,14 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What a run has come to.
+class Ended(Generic[E]):
+    """What a run has come to, whatever its evaluations are.
 
     Attributes:
         model: trained, with the weights that were saved.
         run_directory: its files.
         weights: every file the weights went to; none where the run was ended before its first
             step: then its directory is gone too.
-        checkpoint: the last one, to go on from; None: the run had ended before.
         steps: updates made.
         first_loss, last_loss: mean loss of the first and the last tenth of the steps.
         before, best: first and best evaluation, if there was validation data.
@@ -73,14 +74,24 @@ class Result:
     model: Model
     run_directory: Path
     weights: list[Path]
-    checkpoint: Path | None
     steps: int
     first_loss: float
     last_loss: float
-    before: Evaluated | None
-    best: Evaluated | None
+    before: E | None
+    best: E | None
     stopped: str | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Ended[Evaluated]):
+    """What a run of `calmgrad.train` has come to.
+
+    Attributes:
+        checkpoint: the last one, to go on from; None: the run had ended before.
+    """
+
+    checkpoint: Path | None
 
     def summary(self) -> dict[str, Any]:
         """The result as JSON has it."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from calmgrad.backend import to_numpy
 from calmgrad.kernels.protocol import Array
-from calmgrad.shards import Keep
+from calmgrad.worker import Keep
 
 
 class Interrupted(Exception):

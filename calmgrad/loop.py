@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,6 +107,20 @@ class Course:
     def ends_epoch(self, step: int) -> bool:
         """Whether update `step` (from 0) is the last of its epoch."""
         return step + 1 in self._first_step
+
+    def evaluates_after(self, step: int, every: int | None) -> bool:
+        """Whether validation follows update `step` (from 1).
+
+        Args:
+            every: steps from one to the next; None: at the end of each epoch.
+        """
+        due = step % every == 0 if every else self.ends_epoch(step - 1)
+        return due or step == self.steps
+
+    def pauses(self, step: int, intervals: Iterable[int | None]) -> bool:
+        """Whether update `step` (from 1) ends an interval, an epoch or the run."""
+        at_interval = any(every and step % every == 0 for every in intervals)
+        return at_interval or step == self.steps or self.ends_epoch(step - 1)
 
     def schedule(self, rules: Rules) -> Schedule:
         """The learning rates under `rules`."""

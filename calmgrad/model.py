@@ -27,7 +27,8 @@ from calmgrad.mirror import Mirror
 from calmgrad.packing import Packing
 from calmgrad.prompt import stop_patterns
 from calmgrad.sampling import resolve as resolve_sampling
-from calmgrad.shards import Head, Runner, embedding_head, logits_head, loss_head
+from calmgrad.shards import Runner
+from calmgrad.worker import Head, embedding_head, logits_head, loss_head
 
 Tokens = Sequence[int] | NDArray[Any]
 Text = str | bytes

@@ -129,6 +129,15 @@ class Found:
         return away
 
 
+def check_end(directory: RunDirectory, made: int, steps: int) -> None:
+    """Refuse to end a run before where it is; UsageError."""
+    if made > steps:
+        raise UsageError(
+            f"the run in {directory.path} has made {made} steps already:"
+            f" it cannot end after {steps}"
+        )
+
+
 def differences(
     given: TrainConfig, saved: TrainConfig, folder: str
 ) -> list[tuple[str, object, object]]:

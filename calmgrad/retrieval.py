@@ -13,8 +13,9 @@ from calmgrad.formats import pairs as pair_files
 from calmgrad.interrupting import asking
 from calmgrad.kernels.protocol import Array
 from calmgrad.ops.infonce import infonce
-from calmgrad.shards import Runner, embedding_head
+from calmgrad.shards import Runner
 from calmgrad.tape import Tape
+from calmgrad.worker import embedding_head
 
 log = logging.getLogger("calmgrad.run")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from calmgrad import memory, settings
 from calmgrad.continual import OnlineEWC
-from calmgrad.errors import CalmgradError, DiskError, DivergedError, UsageError, usage_errors
+from calmgrad.errors import CalmgradError, DiskError, DivergedError, usage_errors
 from calmgrad.evaluation import evaluate
 from calmgrad.events import Calls, EpochEnd, Evaluated, Prepared, Result
 from calmgrad.formats import cwgt
@@ -23,7 +23,7 @@ from calmgrad.formats.checkpoint import Checkpoint
 from calmgrad.interrupting import Interrupted
 from calmgrad.loop import Course, Report, fit
 from calmgrad.model import Model
-from calmgrad.resume import Found, may_begin_in
+from calmgrad.resume import Found, check_end, may_begin_in
 from calmgrad.run_state import Fingerprint, Progress, RunState, Validation, made_with
 from calmgrad.rundir import RunDirectory
 from calmgrad.saving import Saver
@@ -31,11 +31,12 @@ from calmgrad.settings import TrainConfig
 from calmgrad.starting import (
     check_output,
     describe,
-    keep_old,
+    is_file,
     kernels_are_compiled,
     load_kept,
     plan_of,
     reporters_of,
+    save_weights,
     size_name,
     start_model,
     trainer_of,
@@ -194,8 +195,7 @@ class Run:
         intervals = [c.eval_every, c.checkpoint_every, self.lines.every(self.course.steps)]
         if self.online is not None:
             intervals.append(self.online.every)
-        at_interval = any(every and step % every == 0 for every in intervals)
-        return at_interval or step == self.course.steps or self.course.ends_epoch(step - 1)
+        return self.course.pauses(step, intervals)
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -233,12 +233,9 @@ class Run:
 
     def _after_update(self, step: int, epoch: int) -> None:
         """Validate, and end the epoch, if it is time."""
-        ends_epoch = self.course.ends_epoch(step - 1)
-        every = self.config.eval_every
-        due = step % every == 0 if every else ends_epoch
-        if due or step == self.course.steps or self.unvalidated:
+        if self.unvalidated or self.course.evaluates_after(step, self.config.eval_every):
             self._evaluate(step, epoch)
-        if ends_epoch:
+        if self.course.ends_epoch(step - 1):
             self._end_epoch(epoch)
         self.unvalidated = False
 
@@ -302,7 +299,7 @@ class Run:
             self.calls.checkpoint(path)
         if self.best is not None and self.best != self.saved_best and self.best.step > 0:
             best = replace(self.model.data(), weights=self.best_weights)
-            if self.source is None or not _same(self.directory.weights, self.source):
+            if not is_file(self.directory.weights, self.source):
                 cwgt.write(self.directory.weights, best)
             self.saved_best = self.best
 
@@ -347,11 +344,7 @@ class Run:
         if self.validation is not None:
             assert c.val_dataset is not None
             found.check_data(self.validation, c.val_dataset, "validation")
-        if then.step > self.course.steps:
-            raise UsageError(
-                f"the run in {found.directory.path} has made {then.step} steps already:"
-                f" it cannot end after {self.course.steps}"
-            )
+        check_end(found.directory, then.step, self.course.steps)
         self.trainer.restore(found.checkpoint)
         self.done, self.misses = then.step, then.misses
         self.unvalidated = then.unvalidated
@@ -422,20 +415,10 @@ class Run:
         targets = [self.directory.weights]
         if self.output is not None and self.stopped != "signal":
             targets.append(Path(self.output))
-        for path in targets:
-            if self.source is not None and _same(path, self.source):
-                keep_old(path)
-            self.trainer.save(path)
-            log.info("saved    %s", path)
-            if self.calls.checkpoint is not None:
-                self.calls.checkpoint(path)
+        save_weights(self.trainer, targets, self.source, self.calls.checkpoint)
         return targets
 
 
 def _rank(loss: float) -> float:
     """Losses in order, NaN the worst."""
     return float("inf") if np.isnan(loss) else loss
-
-
-def _same(one: Path, other: str) -> bool:
-    return one.resolve() == Path(other).resolve()

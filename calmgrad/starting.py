@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,27 @@ def check_output(output: Path, *data: str | None) -> None:
                 raise UsageError(
                     f"{display(output)}: exists and is no CWGT file; it is not replaced"
                 )
+
+
+def save_weights(
+    trainer: Trainer,
+    targets: list[Path],
+    source: str | None,
+    on_saved: Callable[[Path], object] | None = None,
+) -> None:
+    """Save to each of these files; of the `source` of the run's model a copy is kept."""
+    for path in targets:
+        if is_file(path, source):
+            keep_old(path)
+        trainer.save(path)
+        log.info("saved    %s", path)
+        if on_saved is not None:
+            on_saved(path)
+
+
+def is_file(path: Path, name: str | None) -> bool:
+    """Whether a path leads to the file of this name, if there is one."""
+    return name is not None and path.resolve() == Path(name).resolve()
 
 
 def keep_old(path: Path) -> None:

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
-from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from calmgrad.loop import Report
 from calmgrad.resume import find
 from calmgrad.run import Run
 from calmgrad.settings import TrainConfig
+from calmgrad.telling import said_early
 
 log = logging.getLogger("calmgrad.run")
 
@@ -52,12 +52,7 @@ def train(
     Says what it does through the loggers "calmgrad.run" and "calmgrad.progress".
     """
     calls = Calls(on_start, on_step, on_epoch, on_eval, on_checkpoint, should_stop)
-    logger = logging.getLogger("calmgrad")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
-    early = MemoryHandler(1000, flushLevel=logging.CRITICAL)
-    logger.addHandler(early)
-    try:
+    with said_early() as early:
         given = _given(config, keys)
         found = find(given)
         try:
@@ -65,8 +60,6 @@ def train(
         finally:
             if found is not None:
                 found.directory.close()
-    finally:
-        logger.removeHandler(early)
 
 
 def _given(

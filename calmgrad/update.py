@@ -26,8 +26,9 @@ from calmgrad.kernels.cuda.control import HEALTHY, LOSS, LR, STEP
 from calmgrad.kernels.protocol import Array
 from calmgrad.optim import Optimizer, clip_scale
 from calmgrad.replay import Replay
-from calmgrad.shards import Runner, loss_head
+from calmgrad.shards import Runner
 from calmgrad.staging import Staging
+from calmgrad.worker import loss_head
 
 AHEAD = 64  # steps whose losses a device keeps
 CONTROL = 8  # numbers

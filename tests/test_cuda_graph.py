@@ -14,8 +14,8 @@ from calmgrad import buckets, update
 from calmgrad.cutting import pack_targets
 from calmgrad.errors import DivergedError
 from calmgrad.replay import MOST, Replay
-from calmgrad.shards import Worker
 from calmgrad.update import DeviceUpdate
+from calmgrad.worker import Worker
 from tests.cuda_on_cpu.device import EmulatedDevice
 from tests.cuda_on_cpu.fixtures import device, stand_in
 

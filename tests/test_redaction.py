@@ -2,7 +2,8 @@
 
 import pytest
 
-from calmgrad.redaction import PATTERNS, REUSED, find_secret, masked_command, remove_secrets
+from calmgrad.redaction import REUSED, find_secret, masked_command, remove_secrets
+from calmgrad.secret_patterns import PATTERNS
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)

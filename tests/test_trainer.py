@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 import calmgrad
 from calmgrad import backend as backends
+from calmgrad.cutting import pack_targets
 from calmgrad.errors import CalmgradError, DivergedError, FileError
 from calmgrad.layout import layout
 from calmgrad.model import Model
-from calmgrad.shards import Worker, loss_head, pack_targets
+from calmgrad.worker import Worker, loss_head
 
 Batch = tuple[list[NDArray[np.int64]], list[int]]
 

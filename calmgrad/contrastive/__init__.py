@@ -1,13 +1,12 @@
 """Contrastive training: pairs of texts in, a model that embeds out; `calmgrad contrastive`."""
 
-import logging
 from collections.abc import Callable
-from logging.handlers import MemoryHandler
 
 from calmgrad.contrastive.events import Evaluated, Prepared, Result
 from calmgrad.contrastive.run import Run
 from calmgrad.loop import Report
 from calmgrad.settings import TrainConfig
+from calmgrad.telling import said_early
 
 __all__ = ["Evaluated", "Prepared", "Result", "train_contrastive"]
 
@@ -38,13 +37,6 @@ def train_contrastive(
     Raises:
         UsageError, FileError, DivergedError, DiskError: with one line that says what and where.
     """
-    logger = logging.getLogger("calmgrad")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
-    early = MemoryHandler(1000, flushLevel=logging.CRITICAL)
-    logger.addHandler(early)
     calls = (on_start, on_step, on_eval, should_stop)
-    try:
+    with said_early() as early:
         return Run(config, temperature, pool, strict, early, *calls).train()
-    finally:
-        logger.removeHandler(early)

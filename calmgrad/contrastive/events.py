@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from calmgrad.model import Model
+from calmgrad.events import Ended
 from calmgrad.retrieval import Retrieval
 
 
@@ -34,29 +34,5 @@ class Prepared:
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a run has come to.
-
-    Attributes:
-        model: trained, with the weights that were saved.
-        run_directory: its files.
-        weights: every file the weights went to; none where the run was ended before its first
-            step: then its directory is gone too.
-        steps: updates made.
-        first_loss, last_loss: mean loss of the first and the last tenth of the steps.
-        before, best: first and best evaluation, if there were validation pairs.
-        stopped: "signal" or "patience" if the run ended early.
-        seconds: it took.
-    """
-
-    model: Model
-    run_directory: Path
-    weights: list[Path]
-    steps: int
-    first_loss: float
-    last_loss: float
-    before: Evaluated | None
-    best: Evaluated | None
-    stopped: str | None
-    seconds: float
+class Result(Ended[Evaluated]):
+    """What a contrastive run has come to."""

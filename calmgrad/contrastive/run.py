@@ -21,6 +21,7 @@ from calmgrad.formats.checkpoint import Checkpoint
 from calmgrad.interrupting import Interrupted
 from calmgrad.loop import Ahead, Course, Report
 from calmgrad.model import Model
+from calmgrad.resume import check_end
 from calmgrad.retrieval import evaluate_pairs, figures, load_pairs
 from calmgrad.rundir import RunDirectory
 from calmgrad.saving import Saver
@@ -28,12 +29,13 @@ from calmgrad.settings import TrainConfig
 from calmgrad.starting import (
     check_output,
     describe,
-    duration,
-    keep_old,
+    is_file,
     plan_of,
+    save_weights,
     size_name,
     trainer_of,
 )
+from calmgrad.telling import Lines, rate_of, say_device
 
 log = logging.getLogger("calmgrad.run")
 progress = logging.getLogger("calmgrad.progress")
@@ -97,7 +99,7 @@ class Run:
         self.misses = 0  # evaluations (without validation pairs: epochs) since the best one
         self.unvalidated = False  # a signal came before what follows the last update
         self.losses: list[float] = []
-        self.lines: list[Report] = []
+        self.lines = Lines(c.log_every)
         self.stopped: str | None = None
         if found is not None:
             self._restore(found)
@@ -183,24 +185,17 @@ class Run:
 
     def _say_plan(self) -> None:
         plan = self.plan
-        rate = f"lr {plan.lr:g}"
-        if plan.warmup_steps:
-            rate += f", warm-up {plan.warmup_steps} and cosine to {plan.min_lr:g}"
         log.info(
             "run      %s steps in %d epochs, batches of %d pairs, %s, %s, seed %d",
-            f"{self.course.steps:,}", plan.epochs, plan.batch_size, self.config.optimizer, rate,
-            plan.seed,
+            f"{self.course.steps:,}", plan.epochs, plan.batch_size, self.config.optimizer,
+            rate_of(plan), plan.seed,
         )  # fmt: skip
         log.info(
             "loss     symmetric InfoNCE, temperature %g, %s pooling", self.temperature, self.pool
         )
         if self.trainer.rules.name == "calm-mamba":
             log.info("rules    calm-mamba: a batch of one pair is left out; warm-up from step 0")
-        if self.trainer.device.index is not None:
-            precision = self.config.matmul_precision or "float32"
-            log.info("device   %s, products in %s", self.trainer.told, precision)
-        elif self.trainer.device.why:
-            log.info("note     the CPU is used: %s", self.trainer.device.why)
+        say_device(self.config, self.trainer)
         log.info("folder   %s", self.directory.path)
         if self.on_start is not None:
             described = describe(self.model.config)
@@ -239,13 +234,8 @@ class Run:
     def _pauses(self, step: int) -> bool:
         """Whether something may be done after this update, for which it must be known."""
         c = self.config
-        intervals = [c.eval_every, c.checkpoint_every, self._line_every]
-        at_interval = any(every and step % every == 0 for every in intervals)
-        return at_interval or step == self.course.steps or self.course.ends_epoch(step - 1)
-
-    @property
-    def _line_every(self) -> int:
-        return self.config.log_every or max(1, self.course.steps // 40)
+        every = self.lines.every(self.course.steps)
+        return self.course.pauses(step, [c.eval_every, c.checkpoint_every, every])
 
     def _after_step(self, report: Report) -> None:
         self.done = report.step
@@ -254,7 +244,7 @@ class Run:
             {"step": report.step, "epoch": report.epoch, "loss": report.loss, "lr": report.lr,
              "grad_norm": report.grad_norm, "pairs": report.sequences, "tokens": report.tokens}
         )  # fmt: skip
-        self._line(report)
+        self.lines.add(report)
         if self.on_step is not None:
             self.on_step(report)
         try:
@@ -268,12 +258,9 @@ class Run:
 
     def _after_update(self, step: int, epoch: int) -> None:
         """Validate, and end the epoch, if it is time."""
-        ends_epoch = self.course.ends_epoch(step - 1)
-        every = self.config.eval_every
-        due = step % every == 0 if every else ends_epoch
-        if due or step == self.course.steps or self.unvalidated:
+        if self.unvalidated or self.course.evaluates_after(step, self.config.eval_every):
             self._evaluate(step, epoch)
-        if ends_epoch:
+        if self.course.ends_epoch(step - 1):
             self._end_epoch(epoch)
         self.unvalidated = False
 
@@ -314,7 +301,7 @@ class Run:
                       " (best so far)" if best and step else "")  # fmt: skip
         if best:
             self.best, self.best_weights = evaluated, self.model.weights.copy()
-            if 0 < step < self.course.steps and not self._is_source(self.directory.weights):
+            if 0 < step < self.course.steps and not is_file(self.directory.weights, self._source):
                 self.trainer.save(self.directory.weights)  # should the machine stop, it is safe
         self._judge(best)
         self.before = self.before or evaluated
@@ -327,21 +314,6 @@ class Run:
             self.misses = 0 if better else self.misses + 1
         if self.config.patience and self.misses >= self.config.patience:
             self.stopped = self.stopped or "patience"
-
-    def _line(self, report: Report) -> None:
-        """A line of progress, every so many steps."""
-        self.lines.append(report)
-        if report.step % self._line_every and report.step != report.steps:
-            return
-        seconds = sum(r.seconds for r in self.lines)
-        left = (report.steps - report.step) * seconds / len(self.lines)
-        progress.info(
-            "step %*d/%d  loss %.4f  lr %.2e  gradient %.2f  %s tokens/s  %s left",
-            len(str(report.steps)), report.step, report.steps,
-            np.mean([r.loss for r in self.lines]), report.lr, report.grad_norm,
-            f"{sum(r.tokens for r in self.lines) / seconds:,.0f}", duration(left),
-        )  # fmt: skip
-        self.lines = []
 
     # --- the state of the run -----------------------------------------------------------------
 
@@ -373,11 +345,7 @@ class Run:
         found.check_pairs(self.pairs, c.dataset or "", then.pairs)
         if self.validation is not None:
             found.check_pairs(self.validation, c.val_dataset or "", then.validation)
-        if then.step > self.course.steps:
-            raise UsageError(
-                f"the run in {found.directory.path} has made {then.step} steps already:"
-                f" it cannot end after {self.course.steps}"
-            )
+        check_end(found.directory, then.step, self.course.steps)
         self.trainer.restore(found.checkpoint)
         self.done, self.misses = then.step, then.misses
         self.unvalidated = then.unvalidated
@@ -389,14 +357,10 @@ class Run:
         targets = [self.directory.weights]
         if self.config.output is not None and self.stopped != "signal":
             targets.append(Path(self.config.output))
-        for path in targets:
-            if self._is_source(path):
-                keep_old(path)
-            self.trainer.save(path)
-            log.info("saved    %s", path)
+        save_weights(self.trainer, targets, self._source)
         return targets
 
-    def _is_source(self, path: Path) -> bool:
-        """Whether this is the file of the model that the run began with."""
-        source = self.config.model
-        return source not in (None, "new") and path.resolve() == Path(source).resolve()
+    @property
+    def _source(self) -> str | None:
+        """The file of the model that the run began with."""
+        return None if self.config.model == "new" else self.config.model

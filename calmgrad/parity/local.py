@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad.config import LAYER_NORM_EPS, ModelConfig
+from calmgrad.cutting import target_shares, targets_of
 from calmgrad.kernels.protocol import Array as Array
-from calmgrad.shards import target_shares, targets_of
 from calmgrad.trace import Batch
 
 Values = dict[str, Array]

@@ -16,7 +16,8 @@ def list_patterns(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     """Print what is taken for a secret, and end."""
     if not wanted or ctx.resilient_parsing:
         return
-    from calmgrad.redaction import PATTERNS, REUSED
+    from calmgrad.redaction import REUSED
+    from calmgrad.secret_patterns import PATTERNS
 
     width = max(len(pattern.name) for pattern in PATTERNS)
     for pattern in PATTERNS:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from calmgrad.cutting import target_shares
 from calmgrad.parity import local
 from calmgrad.parity.local import Array, Backward, Context, Forward, Values
 from calmgrad.parity.mistakes.means import BackEntry, Entry
-from calmgrad.shards import target_shares
 from calmgrad.tokenizer import PAD
 
 
