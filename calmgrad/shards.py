@@ -160,6 +160,7 @@ class Runner:
             raise _too_large(self._backend, self._config, shards, room) from error
 
     def _hire(self, count: int) -> None:
+        # Asked for at every run: the function brings the array that the workers have up to date.
         weights = self._weights() if callable(self._weights) else self._weights
         while len(self._workers) < count:
             self._workers.append(Worker(self._backend, self._config, weights))
@@ -230,7 +231,7 @@ class _Batch:
         """Take shards until none is left; after a failure anywhere, stop."""
         try:
             with backends.silent_overflow():
-                for i in self._next:
+                for i in self._next:  # shared: no two threads get the same number
                     if i >= len(self.shards) or self._failed:
                         return
                     seed = None if self.seeds is None else self.seeds[i]
@@ -249,7 +250,7 @@ class _Batch:
             self._turn.wait_for(lambda: self._added == i or self._failed)
         if self._failed:
             return
-        self.add(grads, i)
+        self.add(grads, i)  # no lock is held: it is nobody else's turn
         with self._turn:
             self._added += 1
             self._turn.notify_all()

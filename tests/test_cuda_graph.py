@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import calmgrad
-from calmgrad import buckets, update
+from calmgrad import buckets, device_update
 from calmgrad.cutting import pack_targets
+from calmgrad.device_update import DeviceUpdate
 from calmgrad.errors import DivergedError
 from calmgrad.replay import MOST, Replay
-from calmgrad.update import DeviceUpdate
+from calmgrad.update import Penalty
 from calmgrad.worker import Worker
 from tests.cuda_on_cpu.device import EmulatedDevice
 from tests.cuda_on_cpu.fixtures import device, stand_in
@@ -228,10 +229,10 @@ def test_a_step_that_cannot_be_recorded_goes_on_and_says_so(
 def test_the_environment_switches_it_off(
     stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(update.ENVIRONMENT, "0")
+    monkeypatch.setenv(device_update.ENVIRONMENT, "0")
     assert trained(None)["counts"] == (0, 0)
     assert trained(True)["counts"] != (0, 0)
-    monkeypatch.setenv(update.ENVIRONMENT, "perhaps")
+    monkeypatch.setenv(device_update.ENVIRONMENT, "perhaps")
     with pytest.raises(ValueError, match="CALMGRAD_CUDA_GRAPH='perhaps': expected 0 or 1"):
         trained(None)
 
@@ -347,7 +348,7 @@ def numbers_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 
 def strength_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(update.Penalty, "told", lambda self: ())
+    patch.setattr(Penalty, "told", lambda self: ())
 
 
 def sequences_not_looked_at(patch: pytest.MonkeyPatch) -> None:
