@@ -66,6 +66,8 @@ class DeviceUpdate(Update):
         shard, seed, bucket = padded(shards[0], seeds_of(shards, share)[0])
         with runner.telling(shards), self._backend.active(), silent_overflow():
             placed = runner.place(shard, seed)
+            if placed.fresh:
+                self.replay.forget()
             self._prepare(lr)
 
             def work() -> None:

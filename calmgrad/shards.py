@@ -45,12 +45,14 @@ class Placed:
     Attributes:
         addresses: where all that `run` reads and writes begins; where in it each array lies
             depends on the sizes alone.
+        fresh: the worker has no memory for it yet: it is new, or its memory was given back.
     """
 
     worker: Worker
     shard: Shard
     seed: Array
     addresses: tuple[int, ...]
+    fresh: bool
 
     def run(self, head: Head, add: Callable[[Array, int], None], keep: Keep) -> None:
         """As `Runner.run`; nothing but work of the device."""
@@ -145,9 +147,12 @@ class Runner:
         worker = self._workers[0]
         worker.tape.begin()  # its memory becomes one block, if it has grown
         there, weight = worker.place(shard, seed)
-        first, grads = address(there.tokens), address(worker.grads)
-        addresses = (first, grads, *worker.tape.addresses)
-        return Placed(worker, there, weight, addresses)
+        first, grads, memory_of = (
+            address(there.tokens),
+            address(worker.grads),
+            worker.tape.addresses,
+        )
+        return Placed(worker, there, weight, (first, grads, *memory_of), not memory_of)
 
     @contextmanager
     def telling(self, shards: Sequence[Shard]) -> Iterator[None]:
