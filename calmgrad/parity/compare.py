@@ -124,10 +124,20 @@ class Comparison:
 
     def backward(self) -> None:
         """All gradients, in the order of the way back."""
+        if "loss" in self.theirs.gradients:
+            self._start()
         for node in reversed(self.graph.nodes):
             for name in self._ready_after(node):
                 if name in self.theirs.gradients:
                     self._gradient(node, name)
+
+    def _start(self) -> None:
+        """The way back begins with 1, the gradient of the loss by itself."""
+        node, one, got = self.graph.maker["loss"], np.ones(()), self.theirs.gradients["loss"]
+        run = None if self.run is None else self._apart(one, got)
+        row = self._row("loss", BACKWARD, node.name, run, one, got, 1)
+        if not row.good:
+            self._find(row, [node], one, got)
 
     def _ready_after(self, node: Node) -> Iterator[str]:
         """What has its whole gradient once a step has gone back."""
