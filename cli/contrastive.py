@@ -45,6 +45,8 @@ _SETTINGS: list[Setting] = [
     ("--max-steps", int, "End the run, and its schedule, here."),
     ("--weight-decay", float, "[default: 0.01]"),
     ("--grad-clip", float, "Largest norm of the gradient; 0: off.  [default: 1]"),
+    ("--rules", click.Choice(["c-engine", "calm-mamba"]), "calm-mamba: its warm-up from step 0, and"
+     " no update of a single pair.  [default: c-engine]"),
     ("--seed", int, "[default: 0]"),
     ("--eval-every", int, "Steps between validations.  [default: an epoch]"),
     ("--checkpoint-every", int, "Steps between checkpoints.  [default: a minute or so]"),

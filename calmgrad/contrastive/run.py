@@ -86,9 +86,11 @@ class Run:
         l_max = self.model.config.l_max
         self.pairs = load_pairs(c.dataset, l_max, strict)
         self.validation = load_pairs(c.val_dataset, l_max, strict) if c.val_dataset else None
-        self.course = Course(self.plan, self.pairs.lengths)
         with usage_errors():
             self.trainer = trainer_of(self.model, c)
+        # calm-mamba makes no update of a single pair, which is told from no other.
+        least = 2 if self.trainer.rules.name == "calm-mamba" else 1
+        self.course = Course(self.plan, self.pairs.lengths, least)
         self.done = 0  # updates
         self.before: Evaluated | None = None
         self.best: Evaluated | None = None
@@ -191,6 +193,8 @@ class Run:
         log.info(
             "loss     symmetric InfoNCE, temperature %g, %s pooling", self.temperature, self.pool
         )
+        if self.trainer.rules.name == "calm-mamba":
+            log.info("rules    calm-mamba: a batch of one pair is left out; warm-up from step 0")
         say_device(self.config, self.trainer)
         log.info("folder   %s", self.directory.path)
         if self.on_start is not None:
