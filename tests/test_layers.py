@@ -26,7 +26,7 @@ LAYERS = [
     "formats domains template prompt",
     "decoder sampling generation",
     "model",
-    "optim schedule ewc update fisher pair_loss",
+    "optim schedule ewc update device_update fisher pair_loss",
     "trainer trainer_state",
     "settings settings_schema settings_yaml",
     "data demo history evaluation loop parity explain"

@@ -1,4 +1,7 @@
-"""The selective scan, one token after the other, all channels and states at once."""
+"""The selective scan, one token after the other, all channels and states at once.
+
+The backward pass computes all states of a sequence again, and asks for no saved ones.
+"""
 
 from itertools import pairwise
 
