@@ -33,7 +33,7 @@ LAYERS = [
     " gradient_check differences op_cases model_check planted_errors testing"
     " plots continual rundir starting training conversion dataset_statistics dataset_editing"
     " redaction retrieval contrastive texts search suggestions ceilings op_profile events run"
-    " secret_patterns device_ceilings run_state resume saving telling trace model_diff",
+    " secret_patterns device_ceilings run_state resume running saving telling trace model_diff",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]
