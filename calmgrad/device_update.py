@@ -29,7 +29,7 @@ CONTROL = 8  # numbers
 ENVIRONMENT = "CALMGRAD_CUDA_GRAPH"
 
 
-class DeviceUpdate:
+class DeviceUpdate(Update):
     """As HostUpdate, on a device. `optimizer.step` counts the steps that were given to it.
 
     Args:
@@ -62,14 +62,12 @@ class DeviceUpdate:
         lr: float,
     ) -> None:
         if len(shards) != 1:  # nothing to learn; or so much that launching it is no matter
-            self.begin()
-            total.fill(0)
-            self.gradient(runner, shards, share, total)
-            self.apply(p, total, penalty, clip, lr)
-            return
+            return super().step(runner, shards, share, p, total, penalty, clip, lr)
         shard, seed, bucket = padded(shards[0], seeds_of(shards, share)[0])
         with runner.telling(shards), self._backend.active(), silent_overflow():
             placed = runner.place(shard, seed)
+            if placed.fresh:
+                self.replay.forget()
             self._prepare(lr)
 
             def work() -> None:

@@ -62,7 +62,8 @@ class Ended(Generic[E]):
     Attributes:
         model: trained, with the weights that were saved.
         run_directory: its files.
-        weights: every file the weights went to.
+        weights: every file the weights went to; none where the run was ended before its first
+            step: then its directory is gone too.
         steps: updates made.
         first_loss, last_loss: mean loss of the first and the last tenth of the steps.
         before, best: first and best evaluation, if there was validation data.
@@ -99,8 +100,8 @@ class Result(Ended[Evaluated]):
             "weights": [str(path) for path in self.weights],
             "checkpoint": self.checkpoint and str(self.checkpoint),
             "steps": self.steps,
-            "first_loss": self.first_loss,
-            "last_loss": self.last_loss,
+            "first_loss": self.first_loss if self.steps else None,
+            "last_loss": self.last_loss if self.steps else None,
             "val_loss_before": self.before and self.before.loss,
             "val_loss": self.best and self.best.loss,
             "best_step": self.best and self.best.step,

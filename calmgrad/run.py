@@ -20,6 +20,7 @@ from calmgrad.evaluation import evaluate
 from calmgrad.events import Calls, EpochEnd, Evaluated, Prepared, Result
 from calmgrad.formats import cwgt
 from calmgrad.formats.checkpoint import Checkpoint
+from calmgrad.interrupting import Interrupted
 from calmgrad.loop import Course, Report, fit
 from calmgrad.model import Model
 from calmgrad.resume import Found, check_end, may_begin_in
@@ -92,6 +93,7 @@ class Run:
         self.best: Evaluated | None = None
         self.best_weights: Any = None
         self.misses = 0  # evaluations since the best one
+        self.unvalidated = False  # a signal came before what follows the last update
         if found is not None:
             self._restore(found)
         self.fingerprints: dict[str, Fingerprint] = {}
@@ -113,10 +115,12 @@ class Run:
             self._open()
             self._load_kernels()
             self._say_plan()
-            if self.done == 0:
-                self._evaluate(0, 0)
+            if self.done == 0 or self.unvalidated:
+                self._catch_up()
+            if self.done == 0 and self.stopped == "signal":
+                return self._result([])
             self.epoch_began = time.perf_counter()
-            if not self._is_over():
+            if not self._is_over() and self.stopped is None:
                 renew = None if self.online is None else self.online.after_update
                 fit(self.trainer, self.dataset, self.course,
                     self._after_step, self._stop, renew, self.done,
@@ -196,6 +200,8 @@ class Run:
     # --- steps --------------------------------------------------------------------------------
 
     def _is_over(self) -> bool:
+        if self.unvalidated:
+            return False
         return self.done == self.course.steps or self.stopped == "patience"
 
     def _stop(self) -> bool:
@@ -216,17 +222,36 @@ class Run:
         self.lines.add(report)
         if self.calls.step is not None:
             self.calls.step(report)
-        if self.course.evaluates_after(report.step, self.config.eval_every):
-            self._evaluate(report.step, report.epoch)
-        if self.course.ends_epoch(report.step - 1):
-            self._end_epoch(report)
+        try:
+            self._after_update(report.step, report.epoch)
+        except Interrupted:
+            self.stopped, self.unvalidated = "signal", True
+            return
         behind = report.step < self.trainer.updates  # the device has made more steps since
         if not behind and report.step < self.course.steps and self.saver.due(report.step):
             self._save_checkpoint()
 
-    def _end_epoch(self, report: Report) -> None:
+    def _after_update(self, step: int, epoch: int) -> None:
+        """Validate, and end the epoch, if it is time."""
+        if self.unvalidated or self.course.evaluates_after(step, self.config.eval_every):
+            self._evaluate(step, epoch)
+        if self.course.ends_epoch(step - 1):
+            self._end_epoch(epoch)
+        self.unvalidated = False
+
+    def _catch_up(self) -> None:
+        """What is due before the next update: the first validation, or one that was cut off."""
+        try:
+            if self.done == 0:
+                self._evaluate(0, 0)
+            else:
+                self._after_update(self.done, self.course.update(self.done - 1)[0] + 1)
+        except Interrupted:
+            self.stopped = "signal"
+
+    def _end_epoch(self, epoch: int) -> None:
         now = time.perf_counter()
-        end = EpochEnd(report.epoch, self.epoch_loss / self.epoch_steps, now - self.epoch_began)
+        end = EpochEnd(epoch, self.epoch_loss / self.epoch_steps, now - self.epoch_began)
         self.epoch_began = now
         self.epoch_steps, self.epoch_loss = 0, 0.0
         progress.info("epoch %d  mean loss %.4f  %.0f s", end.epoch, end.loss, end.seconds)
@@ -236,7 +261,9 @@ class Run:
     def _evaluate(self, step: int, epoch: int) -> None:
         if self.validation is None:
             return
-        result = evaluate(self.model, self.validation, runner=self.trainer.runner)
+        result = evaluate(
+            self.model, self.validation, runner=self.trainer.runner, should_stop=self.calls.stop
+        )
         best = self.best is None or _rank(result.token_mean) < _rank(self.best.loss)
         evaluated = Evaluated(step, epoch, result.token_mean, result.bits_per_byte, best)
         self._record(
@@ -287,6 +314,7 @@ class Run:
             misses=self.misses,
             before=Validation.of(self.before),
             best=Validation.of(self.best),
+            unvalidated=self.unvalidated,
         )
         run = RunState(
             progress=now,
@@ -319,6 +347,7 @@ class Run:
         check_end(found.directory, then.step, self.course.steps)
         self.trainer.restore(found.checkpoint)
         self.done, self.misses = then.step, then.misses
+        self.unvalidated = then.unvalidated
         self.epoch_steps, self.epoch_loss = then.steps_of_epoch, then.loss_of_epoch
         self.before = then.before.evaluated() if then.before else None
         self.best = then.best.evaluated() if then.best else None
@@ -350,7 +379,10 @@ class Run:
 
     def _ends_as_before(self) -> bool:
         """Whether what is to come of the run is what its checkpoint says."""
-        return self.found is None or self.found.ends_as(self.config)
+        if self.found is None:
+            return True
+        was_unvalidated = self.found.state.progress.unvalidated
+        return self.found.ends_as(self.config) and was_unvalidated == self.unvalidated
 
     def _finished_before(self) -> Result:
         """Nothing is left to do, and nothing is written."""

@@ -45,12 +45,14 @@ class Placed:
     Attributes:
         addresses: where all that `run` reads and writes begins; where in it each array lies
             depends on the sizes alone.
+        fresh: the worker has no memory for it yet: it is new, or its memory was given back.
     """
 
     worker: Worker
     shard: Shard
     seed: Array
     addresses: tuple[int, ...]
+    fresh: bool
 
     def run(self, head: Head, add: Callable[[Array, int], None], keep: Keep) -> None:
         """As `Runner.run`; nothing but work of the device."""
@@ -145,9 +147,12 @@ class Runner:
         worker = self._workers[0]
         worker.tape.begin()  # its memory becomes one block, if it has grown
         there, weight = worker.place(shard, seed)
-        first, grads = address(there.tokens), address(worker.grads)
-        addresses = (first, grads, *worker.tape.addresses)
-        return Placed(worker, there, weight, addresses)
+        first, grads, memory_of = (
+            address(there.tokens),
+            address(worker.grads),
+            worker.tape.addresses,
+        )
+        return Placed(worker, there, weight, (first, grads, *memory_of), not memory_of)
 
     @contextmanager
     def telling(self, shards: Sequence[Shard]) -> Iterator[None]:
@@ -186,16 +191,17 @@ class Runner:
         return self._backend.device.memory()[0] + sum(worker.held() for worker in self._workers)
 
     def rows(
-        self, sequences: Iterable[NDArray[np.int64]], head: Head
+        self, sequences: Iterable[NDArray[np.int64]], head: Head, keep: Keep | None = None
     ) -> Iterator[NDArray[np.float32]]:
         """The rows that `head` gives for any number of sequences, one for each, in order.
 
-        They come some hundred at a time, and that many sequences are held at once.
+        They come some hundred at a time, and that many sequences are held at once. `keep` is as
+        in `run`, and gives a shard's rows.
         """
         for block in blocks(sequences):
             shards = self.pack(block)
             rows = np.empty((len(block), self._config.d_model), np.float32)
-            for shard, part in zip(shards, self.run(shards, head), strict=True):
+            for shard, part in zip(shards, self.run(shards, head, keep=keep), strict=True):
                 rows[shard.rows] = part
             yield rows
 

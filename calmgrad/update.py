@@ -5,9 +5,9 @@ only later; so either hands out what came of its steps by `outcomes`.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Penalty:
         return address(self.fisher), address(self.anchor), self.strength
 
 
-class Update(Protocol):
+class Update(ABC):
     """What a Trainer hands its losses and gradients to: a `step`, or its parts one by one."""
 
     def step(
@@ -74,12 +74,16 @@ class Update(Protocol):
         lr: float,
     ) -> None:
         """All of `begin`, `gradient` and `apply`; `total` is 0 before."""
-        ...
+        self.begin()
+        total.fill(0)
+        self.gradient(runner, shards, share, total)
+        self.apply(p, total, penalty, clip, lr)
 
+    @abstractmethod
     def begin(self) -> None:
         """The loss is 0."""
-        ...
 
+    @abstractmethod
     def gradient(
         self, runner: Runner, shards: list[Shard], share: NDArray[np.float64], total: Array
     ) -> None:
@@ -87,28 +91,27 @@ class Update(Protocol):
 
         `share` is what one target of each sequence weighs in the loss.
         """
-        ...
 
+    @abstractmethod
     def add_loss(self, loss: Array) -> None:
         """Add a loss, (1,), to the loss."""
-        ...
 
+    @abstractmethod
     def loss(self) -> float:
         """The loss so far."""
-        ...
 
+    @abstractmethod
     def apply(self, p: Array, g: Array, penalty: Penalty | None, clip: float, lr: float) -> None:
         """Update `p` from the gradient `g`; unless loss or norm is not finite."""
-        ...
 
     @property
+    @abstractmethod
     def waiting(self) -> int:
         """Steps whose outcomes `outcomes` would give."""
-        ...
 
+    @abstractmethod
     def outcomes(self) -> list[Outcome]:
         """Of all steps since the last call, in order; the first that is not finite ends them."""
-        ...
 
 
 def adding_to(backend: Backend, total: Array) -> Callable[[Array, int], None]:
@@ -120,29 +123,13 @@ def adding_to(backend: Backend, total: Array) -> Callable[[Array, int], None]:
     return add
 
 
-class HostUpdate:
+class HostUpdate(Update):
     """On the host, where a step's loss and norm are known at once."""
 
     def __init__(self, backend: Backend, optimizer: Optimizer) -> None:
         self._backend, self._optimizer = backend, optimizer
         self._loss = 0.0
         self._outcomes: list[Outcome] = []
-
-    def step(
-        self,
-        runner: Runner,
-        shards: list[Shard],
-        share: NDArray[np.float64],
-        p: Array,
-        total: Array,
-        penalty: Penalty | None,
-        clip: float,
-        lr: float,
-    ) -> None:
-        self.begin()
-        total.fill(0)
-        self.gradient(runner, shards, share, total)
-        self.apply(p, total, penalty, clip, lr)
 
     def begin(self) -> None:
         self._loss = 0.0

@@ -135,6 +135,13 @@ def to_device(model: "Model", device: str, precision: "Precision") -> "Model":
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Results as one JSON object.")
+model_option = click.option(
+    "-m",
+    "--model",
+    "model_path",
+    type=click.Path(),
+    help="CWGT file.  [default: the user model]",
+)
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from calmgrad.cli.common import json_option, say, threads_option
-from calmgrad.cli.train import StopSignal, say_stopped
+from calmgrad.cli.runs import StopSignal, say_stopped
 
 if TYPE_CHECKING:
     from calmgrad.model import Model
@@ -68,10 +68,10 @@ def command(
             on_eval=shown.evaluated,
             should_stop=lambda: stop.caught is not None,
         )
-    weights = result.weights[0]
     if stop.caught is not None:
         say_stopped(result)
     stop.leave_if_caught()
+    weights = result.weights[0]
     assert result.before is not None
     after = evaluation.evaluate(result.model, data.load_dataset(paths[1]), threads)
     completions = [

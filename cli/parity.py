@@ -5,15 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.batch import (
-    backend_named,
-    backend_option,
-    batch,
-    model_option,
-    rows_option,
-    rules_option,
-)
-from calmgrad.cli.common import data_folder, json_option, load_finite, one_line, say
+from calmgrad.cli.batch import backend_named, backend_option, batch, rows_option, rules_option
+from calmgrad.cli.common import data_folder, json_option, load_finite, model_option, one_line, say
 from calmgrad.errors import CheckFailed, FileError, UsageError, usage_errors
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import calmgrad
 from calmgrad import buckets, device_update
 from calmgrad.cutting import pack_targets
 from calmgrad.device_update import DeviceUpdate
-from calmgrad.errors import DivergedError
+from calmgrad.errors import DivergedError, OutOfMemoryError
 from calmgrad.replay import MOST, Replay
 from calmgrad.update import Penalty
 from calmgrad.worker import Worker
@@ -224,6 +224,33 @@ def test_a_step_that_cannot_be_recorded_goes_on_and_says_so(
     assert "slower" in message
     assert found["counts"] == (0, 0)
     assert_same(found, right)
+
+
+def test_steps_are_recorded_again_after_memory_ran_out(
+    stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers give their memory back: a step that was done before has none to record."""
+    with calmgrad.Trainer(small(), device="cuda") as trainer:
+        for _ in range(3):
+            trainer.step(*batch(0))
+        add_losses = DeviceUpdate._add_losses
+
+        def full(*_: Any) -> None:
+            raise MemoryError("Out of memory")
+
+        monkeypatch.setattr(DeviceUpdate, "_add_losses", full)
+        with pytest.raises(OutOfMemoryError):
+            trainer.step(*batch(2))
+        monkeypatch.setattr(DeviceUpdate, "_add_losses", add_losses)
+        replay = replay_of(trainer)
+        for _ in range(3):
+            trainer.step(*batch(0))
+        assert (replay.recorded, replay.replayed) == (2, 4)
+        found = trainer.model.weights.copy()
+    with calmgrad.Trainer(small(), device="cuda", cuda_graph=False) as trainer:
+        for _ in range(6):
+            trainer.step(*batch(0))
+        assert found.tobytes() == trainer.model.weights.tobytes()
 
 
 def test_the_environment_switches_it_off(

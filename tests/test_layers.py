@@ -22,7 +22,7 @@ LAYERS = [
     "tape",
     "ops",
     "network parameters memory cutting buckets",
-    "shards worker nan_search",
+    "shards worker nan_search interrupting",
     "formats domains template prompt",
     "decoder sampling generation",
     "model",

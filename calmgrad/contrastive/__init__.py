@@ -31,7 +31,8 @@ def train_contrastive(
         pool: "mean" over all positions of a sequence, or "last"; likewise.
         strict: refuse pair files with anything to warn of.
         on_start, on_step, on_eval: called before the first step, after each, after evaluations.
-        should_stop: asked after each update; True ends the run there, its weights saved.
+        should_stop: asked after each update, and after each shard of a validation, there by
+            the thread that has worked on it; True ends the run there, its weights saved.
 
     Raises:
         UsageError, FileError, DivergedError, DiskError: with one line that says what and where.

@@ -18,6 +18,7 @@ from calmgrad.contrastive.resume import Found, State, find, fingerprint
 from calmgrad.contrastive.start import TEMPERATURE, model_and_settings
 from calmgrad.errors import CalmgradError, UsageError, usage_errors
 from calmgrad.formats.checkpoint import Checkpoint
+from calmgrad.interrupting import Interrupted
 from calmgrad.loop import Ahead, Course, Report
 from calmgrad.model import Model
 from calmgrad.resume import check_end
@@ -85,15 +86,18 @@ class Run:
         l_max = self.model.config.l_max
         self.pairs = load_pairs(c.dataset, l_max, strict)
         self.validation = load_pairs(c.val_dataset, l_max, strict) if c.val_dataset else None
-        self.course = Course(self.plan, self.pairs.lengths)
         with usage_errors():
             self.trainer = trainer_of(self.model, c)
+        # calm-mamba makes no update of a single pair, which is told from no other.
+        least = 2 if self.trainer.rules.name == "calm-mamba" else 1
+        self.course = Course(self.plan, self.pairs.lengths, least)
         self.done = 0  # updates
         self.before: Evaluated | None = None
         self.best: Evaluated | None = None
         self.best_weights: NDArray[np.float32] | None = None
         self.lowest = float("inf")  # mean loss of an epoch
         self.misses = 0  # evaluations (without validation pairs: epochs) since the best one
+        self.unvalidated = False  # a signal came before what follows the last update
         self.losses: list[float] = []
         self.lines = Lines(c.log_every)
         self.stopped: str | None = None
@@ -126,10 +130,11 @@ class Run:
         try:
             self._open()
             self._say_plan()
-            if self.done == 0:
-                self._evaluate(0, 0)
+            caught_up = self._catch_up()
+            if self.done == 0 and self.stopped == "signal":
+                return self._result([], began)
             self._steps()
-            if not self.saver.has(self.done):
+            if caught_up or not self.saver.has(self.done):
                 self._save_checkpoint()
             if self.best_weights is not None and self.stopped != "signal":
                 self.model.weights[...] = self.best_weights
@@ -143,14 +148,18 @@ class Run:
             self.trainer.close()
             if self.done == 0:  # it ended before its first step
                 self.directory.discard()
-        tenth = max(1, len(self.losses) // 10)
+        return self._result(weights, began)
+
+    def _result(self, weights: list[Path], began: float) -> Result:
+        losses = self.losses or [math.nan]
+        tenth = max(1, len(losses) // 10)
         return Result(
             model=self.model,
             run_directory=self.directory.path,
             weights=weights,
             steps=self.done,
-            first_loss=float(np.mean(self.losses[:tenth])),
-            last_loss=float(np.mean(self.losses[-tenth:])),
+            first_loss=float(np.mean(losses[:tenth])),
+            last_loss=float(np.mean(losses[-tenth:])),
             before=self.before,
             best=self.best,
             stopped=self.stopped,
@@ -184,6 +193,8 @@ class Run:
         log.info(
             "loss     symmetric InfoNCE, temperature %g, %s pooling", self.temperature, self.pool
         )
+        if self.trainer.rules.name == "calm-mamba":
+            log.info("rules    calm-mamba: a batch of one pair is left out; warm-up from step 0")
         say_device(self.config, self.trainer)
         log.info("folder   %s", self.directory.path)
         if self.on_start is not None:
@@ -236,13 +247,34 @@ class Run:
         self.lines.add(report)
         if self.on_step is not None:
             self.on_step(report)
-        if self.course.evaluates_after(report.step, self.config.eval_every):
-            self._evaluate(report.step, report.epoch)
-        if self.course.ends_epoch(report.step - 1):
-            self._end_epoch(report.epoch)
+        try:
+            self._after_update(report.step, report.epoch)
+        except Interrupted:
+            self.stopped, self.unvalidated = "signal", True
+            return
         behind = report.step < self.trainer.updates  # the device has made more steps since
         if not behind and report.step < self.course.steps and self.saver.due(report.step):
             self._save_checkpoint()
+
+    def _after_update(self, step: int, epoch: int) -> None:
+        """Validate, and end the epoch, if it is time."""
+        if self.unvalidated or self.course.evaluates_after(step, self.config.eval_every):
+            self._evaluate(step, epoch)
+        if self.course.ends_epoch(step - 1):
+            self._end_epoch(epoch)
+        self.unvalidated = False
+
+    def _catch_up(self) -> bool:
+        """The first validation, or one that was cut off; whether a checkpoint is now behind."""
+        was_unvalidated = self.unvalidated
+        try:
+            if self.done == 0:
+                self._evaluate(0, 0)
+            elif self.unvalidated:
+                self._after_update(self.done, self.course.update(self.done - 1)[0] + 1)
+        except Interrupted:
+            self.stopped = "signal"
+        return was_unvalidated and not self.unvalidated
 
     def _end_epoch(self, epoch: int) -> None:
         mean = float(np.mean(self.losses[-self.course.epoch_steps[epoch - 1] :]))
@@ -256,7 +288,7 @@ class Run:
             return
         loss, found = evaluate_pairs(
             self.validation, self.plan.batch_size, self.temperature, self.pool,
-            self.trainer.runner,
+            self.trainer.runner, self.should_stop,
         )  # fmt: skip
         best = self.best is None or found.mrr > self.best.found.mrr
         evaluated = Evaluated(step, epoch, loss, found, best)
@@ -302,6 +334,7 @@ class Run:
             lowest=self.lowest if self.lowest < float("inf") else None,
             before=self.before,
             best=self.best,
+            unvalidated=self.unvalidated,
         )
         held = {} if self.best_weights is None else {"best_weights": self.best_weights}
         return self.trainer.checkpoint(held, msgspec.to_builtins(state))
@@ -315,6 +348,7 @@ class Run:
         check_end(found.directory, then.step, self.course.steps)
         self.trainer.restore(found.checkpoint)
         self.done, self.misses = then.step, then.misses
+        self.unvalidated = then.unvalidated
         self.lowest = float("inf") if then.lowest is None else then.lowest
         self.before, self.best = then.before, then.best
         self.best_weights = found.checkpoint.buffers.get("best_weights")
