@@ -190,10 +190,13 @@ def device_options(default: str) -> Callable[[_Command], _Command]:
 
 
 def not_over(output: str, inputs: Iterable[str]) -> None:
-    """Refuse an output that would take the place of what it is made of.
+    """Refuse an output that would take the place of what it is made of, or is named `-`.
 
     Raises:
-        UsageError: it is the same file as one of the inputs.
+        UsageError: it is `-`, or the same file as one of the inputs.
     """
+    from calmgrad.starting import refuse_dash
+
+    refuse_dash(output)
     if os.path.realpath(output) in map(os.path.realpath, inputs):
         raise UsageError(f"{output}: is read by this command: name another file for the output")

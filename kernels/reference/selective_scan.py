@@ -76,18 +76,17 @@ def selective_scan_backward(
     drive = dt * u
     dA = np.zeros_like(A)
     for start, stop in pairwise(offsets):
-        states = [np.zeros_like(A)]
+        states, decays = [np.zeros_like(A)], []
         for t in range(start, stop):
-            decay = np.exp(dt[t, :, None] * A)
-            states.append(decay * states[-1] + drive[t, :, None] * B[t])
+            decays.append(np.exp(dt[t, :, None] * A))
+            states.append(decays[-1] * states[-1] + drive[t, :, None] * B[t])
         dh = np.zeros_like(A)  # of the state after token t, from later tokens
         for t in range(stop - 1, start - 1, -1):
-            before, after = states[t - start], states[t - start + 1]
+            before, after, decay = states[t - start], states[t - start + 1], decays[t - start]
             dh = dh + dy[t, :, None] * C[t]
             dC[t] = dy[t] @ after
             dB[t] = drive[t] @ dh
             ddrive = dh @ B[t]
-            decay = np.exp(dt[t, :, None] * A)
             dE = dh * before * decay  # of the exponent, dt * A
             dA += dE * dt[t, :, None]
             ddt[t] = (dE * A).sum(axis=1) + u[t] * ddrive
