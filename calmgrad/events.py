@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from calmgrad.loop import Report
 from calmgrad.model import Model
 
+P = TypeVar("P")  # what is known before the first step
 E = TypeVar("E")  # an evaluation
 
 
@@ -62,7 +63,8 @@ class Ended(Generic[E]):
     Attributes:
         model: trained, with the weights that were saved.
         run_directory: its files.
-        weights: every file the weights went to.
+        weights: every file the weights went to; none where the run was ended before its first
+            step: then its directory is gone too.
         steps: updates made.
         first_loss, last_loss: mean loss of the first and the last tenth of the steps.
         before, best: first and best evaluation, if there was validation data.
@@ -99,8 +101,8 @@ class Result(Ended[Evaluated]):
             "weights": [str(path) for path in self.weights],
             "checkpoint": self.checkpoint and str(self.checkpoint),
             "steps": self.steps,
-            "first_loss": self.first_loss,
-            "last_loss": self.last_loss,
+            "first_loss": self.first_loss if self.steps else None,
+            "last_loss": self.last_loss if self.steps else None,
             "val_loss_before": self.before and self.before.loss,
             "val_loss": self.best and self.best.loss,
             "best_step": self.best and self.best.step,
@@ -110,12 +112,12 @@ class Result(Ended[Evaluated]):
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
+class Calls(Generic[P, E]):
     """The caller's functions; None where he gave none."""
 
-    start: Callable[[Prepared], object] | None
+    start: Callable[[P], object] | None
     step: Callable[[Report], object] | None
     epoch: Callable[[EpochEnd], object] | None
-    eval: Callable[[Evaluated], object] | None
+    eval: Callable[[E], object] | None
     checkpoint: Callable[[Path], object] | None
     stop: Callable[[], bool] | None

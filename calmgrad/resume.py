@@ -243,6 +243,17 @@ def _named(path: Path) -> tuple[Path, Path | None]:
     return path, None
 
 
+def none_left(folder: Path, failures: list[FileError]) -> FileError:
+    """Why no checkpoint of a run can be gone on from; each failure (newest first) is logged."""
+    if len(failures) == 1:
+        return failures[0]
+    for failure in failures:
+        log.info("note     skipped a checkpoint: %s", failure)
+    return FileError(
+        f"{display(folder)}: none of its {len(failures)} checkpoints can be read: {failures[0]}"
+    )
+
+
 def _open(folder: Path, chosen: Path | None) -> Found:
     """The newest checkpoint of a run that can be read, or the chosen one."""
     directory = RunDirectory.existing(folder)
@@ -259,7 +270,7 @@ def _open(folder: Path, chosen: Path | None) -> Found:
             for failure in failures:
                 log.info("note     skipped a checkpoint: %s", failure)
             return Found(directory, path, checkpoint, state)
-        raise failures[0]
+        raise none_left(folder, failures)
     except BaseException:
         directory.close()
         raise

@@ -25,6 +25,7 @@ from calmgrad.model import Model
 from calmgrad.resume import Found, check_end, may_begin_in
 from calmgrad.run_state import Fingerprint, Progress, RunState, Validation, made_with
 from calmgrad.rundir import RunDirectory
+from calmgrad.running import Running
 from calmgrad.saving import Saver
 from calmgrad.settings import TrainConfig
 from calmgrad.starting import (
@@ -47,7 +48,7 @@ log = logging.getLogger("calmgrad.run")  # facts, in plain words
 progress = logging.getLogger("calmgrad.progress")  # a line every so many steps
 
 
-class Run:
+class Run(Running[Evaluated]):
     """One run.
 
     Args:
@@ -58,10 +59,13 @@ class Run:
     """
 
     def __init__(
-        self, given: TrainConfig, calls: Calls, early: MemoryHandler, found: Found | None
+        self,
+        given: TrainConfig,
+        calls: Calls[Prepared, Evaluated],
+        early: MemoryHandler,
+        found: Found | None,
     ) -> None:
-        self.calls = calls
-        self.early = early
+        super().__init__(calls, early)
         self.found = found
         with usage_errors():
             if found is None:
@@ -86,19 +90,13 @@ class Run:
             self.trainer = trainer_of(self.model, msgspec.structs.replace(c, ewc_lambda=0.0)
                                       if c.continual else c)  # fmt: skip
         self.online = OnlineEWC(self.trainer, c.continual, self.plan.seed) if c.continual else None
-        self.done = 0  # updates
         self.epoch_steps, self.epoch_loss = 0, 0.0  # of the epoch so far
-        self.before: Evaluated | None = None
-        self.best: Evaluated | None = None
-        self.best_weights: Any = None
-        self.misses = 0  # evaluations since the best one
         if found is not None:
             self._restore(found)
         self.fingerprints: dict[str, Fingerprint] = {}
         self.saved_best: Evaluated | None = self.best  # what the weights on the disk are
         self.lines = Lines(c.log_every)
         self.reporters: list[Any] = []
-        self.stopped: str | None = None
         self.began = self.epoch_began = time.perf_counter()
 
     def train(self) -> Result:
@@ -113,10 +111,11 @@ class Run:
             self._open()
             self._load_kernels()
             self._say_plan()
-            if self.done == 0:
-                self._evaluate(0, 0)
+            self._catch_up()
+            if self.done == 0 and self.stopped == "signal":
+                return self._result([])
             self.epoch_began = time.perf_counter()
-            if not self._is_over():
+            if not self._is_over() and self.stopped is None:
                 renew = None if self.online is None else self.online.after_update
                 fit(self.trainer, self.dataset, self.course,
                     self._after_step, self._stop, renew, self.done,
@@ -196,6 +195,8 @@ class Run:
     # --- steps --------------------------------------------------------------------------------
 
     def _is_over(self) -> bool:
+        if self.unvalidated:
+            return False
         return self.done == self.course.steps or self.stopped == "patience"
 
     def _stop(self) -> bool:
@@ -203,30 +204,15 @@ class Run:
             self.stopped = "signal"
         return self.stopped is not None
 
-    def _stop_for_patience(self) -> None:
-        if self.config.patience and self.misses >= self.config.patience:
-            self.stopped = self.stopped or "patience"
-
-    def _after_step(self, report: Report) -> None:
-        self.done = report.step
+    def _record_step(self, report: Report) -> None:
         self.epoch_steps += 1
         self.epoch_loss += report.loss
         values = asdict(report)
         self._record({k: values[k] for k in values if k not in ("steps", "seconds")})
-        self.lines.add(report)
-        if self.calls.step is not None:
-            self.calls.step(report)
-        if self.course.evaluates_after(report.step, self.config.eval_every):
-            self._evaluate(report.step, report.epoch)
-        if self.course.ends_epoch(report.step - 1):
-            self._end_epoch(report)
-        behind = report.step < self.trainer.updates  # the device has made more steps since
-        if not behind and report.step < self.course.steps and self.saver.due(report.step):
-            self._save_checkpoint()
 
-    def _end_epoch(self, report: Report) -> None:
+    def _end_epoch(self, epoch: int) -> None:
         now = time.perf_counter()
-        end = EpochEnd(report.epoch, self.epoch_loss / self.epoch_steps, now - self.epoch_began)
+        end = EpochEnd(epoch, self.epoch_loss / self.epoch_steps, now - self.epoch_began)
         self.epoch_began = now
         self.epoch_steps, self.epoch_loss = 0, 0.0
         progress.info("epoch %d  mean loss %.4f  %.0f s", end.epoch, end.loss, end.seconds)
@@ -236,7 +222,9 @@ class Run:
     def _evaluate(self, step: int, epoch: int) -> None:
         if self.validation is None:
             return
-        result = evaluate(self.model, self.validation, runner=self.trainer.runner)
+        result = evaluate(
+            self.model, self.validation, runner=self.trainer.runner, should_stop=self.calls.stop
+        )
         best = self.best is None or _rank(result.token_mean) < _rank(self.best.loss)
         evaluated = Evaluated(step, epoch, result.token_mean, result.bits_per_byte, best)
         self._record(
@@ -246,12 +234,10 @@ class Run:
         progress.info("validation after step %d: loss %.4f%s", step, evaluated.loss,
                       " (best so far)" if best and step else "")  # fmt: skip
         if best:
-            self.best, self.best_weights, self.misses = evaluated, self.model.weights.copy(), 0
+            self.best, self.best_weights = evaluated, self.model.weights.copy()
             if step:
                 self.saver.wish()
-        else:
-            self.misses += 1
-            self._stop_for_patience()
+        self._count(best)
         self.before = self.before or evaluated
         if self.calls.eval is not None:
             self.calls.eval(evaluated)
@@ -287,6 +273,7 @@ class Run:
             misses=self.misses,
             before=Validation.of(self.before),
             best=Validation.of(self.best),
+            unvalidated=self.unvalidated,
         )
         run = RunState(
             progress=now,
@@ -319,6 +306,7 @@ class Run:
         check_end(found.directory, then.step, self.course.steps)
         self.trainer.restore(found.checkpoint)
         self.done, self.misses = then.step, then.misses
+        self.unvalidated = then.unvalidated
         self.epoch_steps, self.epoch_loss = then.steps_of_epoch, then.loss_of_epoch
         self.before = then.before.evaluated() if then.before else None
         self.best = then.best.evaluated() if then.best else None
@@ -350,7 +338,10 @@ class Run:
 
     def _ends_as_before(self) -> bool:
         """Whether what is to come of the run is what its checkpoint says."""
-        return self.found is None or self.found.ends_as(self.config)
+        if self.found is None:
+            return True
+        was_unvalidated = self.found.state.progress.unvalidated
+        return self.found.ends_as(self.config) and was_unvalidated == self.unvalidated
 
     def _finished_before(self) -> Result:
         """Nothing is left to do, and nothing is written."""

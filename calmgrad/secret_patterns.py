@@ -17,6 +17,11 @@ _SECRET_NAME = (
     r"|(?:api|access|account|auth|private|secret|master|sign|signing|encryption|storage|shared)key"
     r"|[a-z0-9][_-]key)"
 )
+# A word that is likely a password: letters, digits and a capital or a sign.
+_LIKELY = (
+    r"(?![-./~])(?=\S*[a-z])(?=\S*\d)(?=\S*[A-Z!@#$%^&*?+])"
+    r"(?P<secret>[^\s/=.\"']{8,})(?=[\"'\s]|\Z)"
+)
 _MYSQL = "mysql|mysqldump|mysqladmin|mysqlimport|mysqlshow|mariadb|mariadb-dump|mycli"
 
 
@@ -164,6 +169,27 @@ PATTERNS = (
         _ANY_CASE,
     ),
     _pattern(
+        "secret assigned to a name by way of echo",
+        rf"{_SECRET_NAME}\d?=[\"']?(?:\$\(|`)\s*(?:echo|printf)\s+(?:-\w+\s+)*(?![\"']?[$%`<~])"
+        r"[\"']?(?P<secret>[^\s\"')`|]+)",
+        "export API_TOKEN=$(echo hunter22)",
+        _ANY_CASE,
+    ),
+    _pattern(
+        "word like a password, typed for a program or after -p",
+        # What is sent to a terminal is mostly commands; in `mysql -p WORD` it is a database.
+        r"\b(?:(?:(?>tmux\b[^|;&\n]*?\ssend(?:-keys)?\s)|(?>screen\b[^|;&\n]*?\sstuff\s)"
+        r"|[xy]dotool\s+type\s)(?:[^|;&\n]*?\s)?"
+        rf"|(?>(?:{_MYSQL})\b[^|;&\n]*?\s-p\s+))(?<!-t )[\"']?{_LIKELY}",
+        "tmux send-keys -t db 'Hunter22!' Enter",
+    ),
+    _pattern(
+        "second word after passwd",
+        r"(?:\A|[|;&(]\s*|\b(?:sudo|doas)\s+)passwd\s+[\w.][\w.-]*\s+"
+        r"(?P<secret>(?![-|;&<>#(]|\d?[<>])\S+)",
+        "passwd ann hunter22",
+    ),
+    _pattern(
         "secret stored by a tool",
         r"\bkubectl\b[^|;&\n]*\bcreate\s+secret\b"
         r"|\baws\s+configure\s+set\s+\S*(?:key|token|secret)\S*\s+\S"
@@ -181,6 +207,7 @@ PATTERNS = (
     _pattern(
         "user and password as options",
         r"\A(?![\s\S]*\b(?:mkdir|cp|install|ps|lsof|ss|netstat|patch)\b)"
+        r"(?!\s*(?:sudo\s+)?(?:" + _MYSQL + r")\b)"
         r"(?=[\s\S]*\s(?:-u|-U|-l|--user|--username)[\s=])"
         rf"[\s\S]*?\s-p[\s=]+(?![\d.:/-]+(?:/(?:tcp|udp))?(?:\s|\Z)){_VALUE}",
         "twine upload -u ann -p hunter22 dist",
@@ -245,8 +272,7 @@ PATTERNS = (
     ),
     _pattern(
         "a lone word like a password",
-        r"\A\s*(?![-./~])(?=\S*[a-z])(?=\S*\d)(?=\S*[A-Z!@#$%^&*?+])"
-        r"(?P<secret>[^\s/=.]{8,})\s*\Z",
+        rf"\A\s*{_LIKELY}\s*\Z",
         "Hunter22!",
     ),
 )

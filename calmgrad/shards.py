@@ -147,7 +147,11 @@ class Runner:
         worker = self._workers[0]
         worker.tape.begin()  # its memory becomes one block, if it has grown
         there, weight = worker.place(shard, seed)
-        first, grads, memory_of = address(there.tokens), address(worker.grads), worker.tape.addresses
+        first, grads, memory_of = (
+            address(there.tokens),
+            address(worker.grads),
+            worker.tape.addresses,
+        )
         return Placed(worker, there, weight, (first, grads, *memory_of), not memory_of)
 
     @contextmanager
@@ -161,6 +165,7 @@ class Runner:
             raise _too_large(self._backend, self._config, shards, room) from error
 
     def _hire(self, count: int) -> None:
+        # Asked for at every run: the function brings the array that the workers have up to date.
         weights = self._weights() if callable(self._weights) else self._weights
         while len(self._workers) < count:
             self._workers.append(Worker(self._backend, self._config, weights))
@@ -186,16 +191,17 @@ class Runner:
         return self._backend.device.memory()[0] + sum(worker.held() for worker in self._workers)
 
     def rows(
-        self, sequences: Iterable[NDArray[np.int64]], head: Head
+        self, sequences: Iterable[NDArray[np.int64]], head: Head, keep: Keep | None = None
     ) -> Iterator[NDArray[np.float32]]:
         """The rows that `head` gives for any number of sequences, one for each, in order.
 
-        They come some hundred at a time, and that many sequences are held at once.
+        They come some hundred at a time, and that many sequences are held at once. `keep` is as
+        in `run`, and gives a shard's rows.
         """
         for block in blocks(sequences):
             shards = self.pack(block)
             rows = np.empty((len(block), self._config.d_model), np.float32)
-            for shard, part in zip(shards, self.run(shards, head), strict=True):
+            for shard, part in zip(shards, self.run(shards, head, keep=keep), strict=True):
                 rows[shard.rows] = part
             yield rows
 
@@ -230,7 +236,7 @@ class _Batch:
         """Take shards until none is left; after a failure anywhere, stop."""
         try:
             with backends.silent_overflow():
-                for i in self._next:
+                for i in self._next:  # shared: no two threads get the same number
                     if i >= len(self.shards) or self._failed:
                         return
                     seed = None if self.seeds is None else self.seeds[i]
@@ -249,7 +255,7 @@ class _Batch:
             self._turn.wait_for(lambda: self._added == i or self._failed)
         if self._failed:
             return
-        self.add(grads, i)
+        self.add(grads, i)  # no lock is held: it is nobody else's turn
         with self._turn:
             self._added += 1
             self._turn.notify_all()

@@ -40,7 +40,8 @@ def train(
         on_epoch: called at the end of each epoch.
         on_eval: called after each evaluation on `val_dataset`.
         on_checkpoint: called with the path when a checkpoint or the weights were saved.
-        should_stop: asked after each update; True ends the run there, its weights saved.
+        should_stop: asked after each update, and after each shard of a validation, there by
+            the thread that has worked on it; True ends the run there, its weights saved.
 
     Returns:
         The result; the model in it is ready to use.

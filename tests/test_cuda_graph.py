@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import calmgrad
-from calmgrad import buckets, update
+from calmgrad import buckets, device_update
 from calmgrad.cutting import pack_targets
+from calmgrad.device_update import DeviceUpdate
 from calmgrad.errors import DivergedError, OutOfMemoryError
 from calmgrad.replay import MOST, Replay
-from calmgrad.update import DeviceUpdate
+from calmgrad.update import Penalty
 from calmgrad.worker import Worker
 from tests.cuda_on_cpu.device import EmulatedDevice
 from tests.cuda_on_cpu.fixtures import device, stand_in
@@ -255,10 +256,10 @@ def test_steps_are_recorded_again_after_memory_ran_out(
 def test_the_environment_switches_it_off(
     stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(update.ENVIRONMENT, "0")
+    monkeypatch.setenv(device_update.ENVIRONMENT, "0")
     assert trained(None)["counts"] == (0, 0)
     assert trained(True)["counts"] != (0, 0)
-    monkeypatch.setenv(update.ENVIRONMENT, "perhaps")
+    monkeypatch.setenv(device_update.ENVIRONMENT, "perhaps")
     with pytest.raises(ValueError, match="CALMGRAD_CUDA_GRAPH='perhaps': expected 0 or 1"):
         trained(None)
 
@@ -374,7 +375,7 @@ def numbers_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 
 def strength_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(update.Penalty, "told", lambda self: ())
+    patch.setattr(Penalty, "told", lambda self: ())
 
 
 def sequences_not_looked_at(patch: pytest.MonkeyPatch) -> None:
