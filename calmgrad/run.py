@@ -27,7 +27,7 @@ from calmgrad.resume import Found, check_end, may_begin_in
 from calmgrad.run_state import Fingerprint, Progress, RunState, Validation, made_with
 from calmgrad.rundir import RunDirectory
 from calmgrad.saving import Saver
-from calmgrad.settings import TrainConfig
+from calmgrad.settings import TrainConfig, users_file
 from calmgrad.starting import (
     check_output,
     describe,
@@ -77,6 +77,8 @@ class Run:
         assert c.dataset is not None
         if self.output is not None:
             check_output(Path(self.output), c.dataset, c.val_dataset)
+        if given.dataset is None and found is None:
+            users_file("train.ctds")
         self.dataset = load_kept(c.dataset, self.model.config.l_max, "train on")
         self.validation = None
         if c.val_dataset:

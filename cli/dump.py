@@ -10,7 +10,7 @@ from calmgrad.cli.batch import (
     rows_option,
     rules_option,
 )
-from calmgrad.cli.common import data_folder, emit, json_option, load_finite, not_over
+from calmgrad.cli.common import data_folder, emit, json_option, load_finite, not_over, users_file
 from calmgrad.errors import usage_errors
 
 
@@ -65,7 +65,7 @@ def command(
     from calmgrad.formats.files import check_writable
     from calmgrad.parity.runs import pass_dump, update_dump
 
-    path = str(model_path or data_folder() / "user.cwgt")
+    path = str(model_path or users_file("user.cwgt"))
     not_over(output, [path, str(dataset_path or data_folder() / "train.ctds")])
     check_writable(output)
     model = load_finite(path)

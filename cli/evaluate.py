@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calmgrad.cli.common import (
-    data_folder,
     device_options,
     emit,
     json_option,
@@ -16,6 +15,7 @@ from calmgrad.cli.common import (
     one_line,
     threads_option,
     to_device,
+    users_file,
 )
 from calmgrad.errors import UsageError, usage_errors
 
@@ -130,10 +130,8 @@ def command(
     from calmgrad.evaluation import evaluate
     from calmgrad.suggestions import score
 
-    model = to_device(
-        load_finite(model_path or data_folder() / "user.cwgt"), device, matmul_precision
-    )
-    paths = list(dataset_paths) or [str(data_folder() / "train.ctds")]
+    model = to_device(load_finite(model_path or users_file("user.cwgt")), device, matmul_precision)
+    paths = list(dataset_paths) or [str(users_file("train.ctds"))]
     if pairs is not None:
         if dataset_paths or before_path or worst or completion:
             raise UsageError("--pairs goes without --dataset, --before, --worst and --completion")

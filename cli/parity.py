@@ -13,7 +13,7 @@ from calmgrad.cli.batch import (
     rows_option,
     rules_option,
 )
-from calmgrad.cli.common import data_folder, json_option, load_finite, one_line, say
+from calmgrad.cli.common import data_folder, json_option, load_finite, one_line, say, users_file
 from calmgrad.errors import CheckFailed, FileError, UsageError, usage_errors
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def command(
     if step and (backend or "cpu").startswith("cuda"):
         raise UsageError("--step: the decoder reads on the CPU: --backend cpu or reference")
 
-    model = load_finite(model_path or data_folder() / "user.cwgt")
+    model = load_finite(model_path or users_file("user.cwgt"))
     with usage_errors():
         report = _report(
             model, other, dataset_path, rows, parameter, peer, step, against_rules,

@@ -84,6 +84,7 @@ def command(
     with `calmgrad dataset show` before you give it, or a model trained on it, to anybody.
     """
     from calmgrad.formats import ctds
+    from calmgrad.formats.files import counted
     from calmgrad.history import read_histories
 
     not_over(output, paths)
@@ -97,9 +98,9 @@ def command(
         print(json.dumps(_values(output, found, show_removed)))
         return
     shells = ", ".join(found.shells)
-    print(one_line(f"{', '.join(paths)}: {shells}, {found.commands:,} commands"))
+    print(one_line(f"{', '.join(paths)}: {shells}, {counted(found.commands, 'command')}"))
     tokens = sum(map(len, found.tokens))
-    print(f"{one_line(output)}: {len(found.tokens):,} sequences, {tokens:,} tokens")
+    print(f"{one_line(output)}: {counted(len(found.tokens), 'sequence')}, {tokens:,} tokens")
     for reason, count in found.left_out.most_common():
         print(f"left out {count:,}: {reason}")
     for kind, count in _kinds(found).most_common():
