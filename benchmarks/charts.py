@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from calmgrad.plots import DARK, LIGHT
+from calmgrad.plots.svg import DARK, LIGHT
 
 WIDTH = 720
 LEFT, RIGHT = 60, 640

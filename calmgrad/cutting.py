@@ -26,7 +26,7 @@ class Shard:
         packing: where each begins.
         targets: (T,) int64, what each position shall predict, -1 for nothing; None for
             embeddings.
-        asked: of a shard whose tokens, packing and these are on a device, `questions()`.
+        asked: what `questions` gives, on a device; None on the host, where `targets` tell it.
     """
 
     rows: list[int]
@@ -153,16 +153,24 @@ def targets_of(
     return targets
 
 
-def target_shares(counts: NDArray[np.int64], reduction: str) -> NDArray[np.float64]:
+def target_shares(
+    counts: NDArray[np.int64], reduction: str, parts: Sequence[int] | None = None
+) -> NDArray[np.float64]:
     """What one target of each sequence weighs in the loss of a batch (FORMATS §7).
 
     Args:
         counts: (B,) targets of each sequence.
         reduction: "sequence", the mean of the sequences' means, or "token", over all targets.
+        parts: how many of the sequences are in each part of the batch, where the mean over all
+            targets is to be that of the parts' means.
     """
     if reduction == "sequence":
         return np.asarray(1 / (np.maximum(counts, 1) * counts.size))
-    return np.full(counts.size, 1 / max(int(counts.sum()), 1))
+    if parts is None:
+        return np.full(counts.size, 1 / max(int(counts.sum()), 1))
+    of_part = np.repeat(np.arange(len(parts)), parts)
+    tokens = np.bincount(of_part, counts, len(parts))
+    return np.asarray(1 / np.maximum(tokens, 1)[of_part] / len(parts))
 
 
 def blocks(sequences: Iterable[NDArray[np.int64]]) -> Iterator[list[NDArray[np.int64]]]:

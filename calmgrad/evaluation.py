@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from calmgrad.data import Dataset
+from calmgrad.interrupting import asking
 from calmgrad.model import Model, checked_sequence
-from calmgrad.shards import Runner, loss_head
+from calmgrad.shards import Runner
+from calmgrad.worker import loss_head
 
 BATCH = 256  # sequences handed to the workers at once
 
@@ -69,6 +71,7 @@ def evaluate(
     threads: int | None = None,
     on_sequence: Callable[[int, float], object] | None = None,
     runner: Runner | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
     """Evaluate on every sequence of `dataset`, each of 1 to l_max tokens.
 
@@ -79,13 +82,16 @@ def evaluate(
             instead of new ones.
         on_sequence: called for each sequence with a target: its position in the file, from 0
             (whatever was left out or shuffled), and its mean loss. In no particular order.
+        should_stop: asked after each shard, perhaps by another thread; True ends it there.
 
     Raises:
+        Interrupted: `should_stop` has said so.
         ValueError: there is no target in the whole data set.
     """
     if runner is None:
         with model.runner(threads) as temporary:
-            return evaluate(model, dataset, on_sequence=on_sequence, runner=temporary)
+            return evaluate(model, dataset, None, on_sequence, temporary, should_stop)
+    keep = asking(should_stop)
     means: list[float] = []
     total = byte_total = 0.0
     count = byte_count = 0
@@ -99,7 +105,7 @@ def evaluate(
             for tokens, position in zip(batch, positions, strict=True)
         ]
         shards, _ = runner.pack_targets(arrays, positions)
-        for shard, losses in zip(shards, runner.run(shards, loss_head), strict=True):
+        for shard, losses in zip(shards, runner.run(shards, loss_head, keep=keep), strict=True):
             assert shard.targets is not None
             nll = losses.astype(np.float64)
             is_byte = shard.targets[shard.targets >= 0] < 256

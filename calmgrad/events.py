@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from calmgrad.loop import Report
 from calmgrad.model import Model
+
+P = TypeVar("P")  # what is known before the first step
+E = TypeVar("E")  # an evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +57,14 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What a run has come to.
+class Ended(Generic[E]):
+    """What a run has come to, whatever its evaluations are.
 
     Attributes:
         model: trained, with the weights that were saved.
         run_directory: its files.
-        weights: every file the weights went to.
-        checkpoint: the last one, to go on from; None: the run had ended before.
+        weights: every file the weights went to; none where the run was ended before its first
+            step: then its directory is gone too.
         steps: updates made.
         first_loss, last_loss: mean loss of the first and the last tenth of the steps.
         before, best: first and best evaluation, if there was validation data.
@@ -72,14 +75,24 @@ class Result:
     model: Model
     run_directory: Path
     weights: list[Path]
-    checkpoint: Path | None
     steps: int
     first_loss: float
     last_loss: float
-    before: Evaluated | None
-    best: Evaluated | None
+    before: E | None
+    best: E | None
     stopped: str | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Ended[Evaluated]):
+    """What a run of `calmgrad.train` has come to: all that `Ended` tells, and one thing more.
+
+    Attributes:
+        checkpoint: the last one, to go on from; None: the run had ended before.
+    """
+
+    checkpoint: Path | None
 
     def summary(self) -> dict[str, Any]:
         """The result as JSON has it."""
@@ -88,8 +101,8 @@ class Result:
             "weights": [str(path) for path in self.weights],
             "checkpoint": self.checkpoint and str(self.checkpoint),
             "steps": self.steps,
-            "first_loss": self.first_loss,
-            "last_loss": self.last_loss,
+            "first_loss": self.first_loss if self.steps else None,
+            "last_loss": self.last_loss if self.steps else None,
             "val_loss_before": self.before and self.before.loss,
             "val_loss": self.best and self.best.loss,
             "best_step": self.best and self.best.step,
@@ -99,12 +112,12 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
+class Calls(Generic[P, E]):
     """The caller's functions; None where he gave none."""
 
-    start: Callable[[Prepared], object] | None
+    start: Callable[[P], object] | None
     step: Callable[[Report], object] | None
     epoch: Callable[[EpochEnd], object] | None
-    eval: Callable[[Evaluated], object] | None
+    eval: Callable[[E], object] | None
     checkpoint: Callable[[Path], object] | None
     stop: Callable[[], bool] | None

@@ -9,8 +9,9 @@ from calmgrad import backend as backends
 from calmgrad.backend import to_numpy
 from calmgrad.cutting import SHARD_TOKENS, seeds_of
 from calmgrad.kernels.protocol import Array
-from calmgrad.shards import Runner, loss_head
+from calmgrad.shards import Runner
 from calmgrad.update import adding_to
+from calmgrad.worker import loss_head
 
 AT_ONCE = 64  # sequences handed to the threads
 

@@ -18,6 +18,8 @@ from calmgrad.tokenizer import EOS, PAD, decode
 OnToken = Callable[[int], object]
 Fields = Mapping[str, Any]  # of a template: name -> value
 
+PATIENCE = 16  # draws in a row that only repeat completions, after which there are no more
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -95,11 +97,14 @@ def generate(
     stops: Stops,
     seed: int,
     on_token: OnToken | None = None,
+    distinct: bool = True,
 ) -> list[Completion]:
     """As many completions as `sampling` says; the i-th depends on the seed and i alone.
 
     Args:
         on_token: called with each token as soon as no stop pattern can take it back.
+        distinct: a completion whose text came before is drawn again, with other dice; after
+            `PATIENCE` such draws in a row (greedy: at once) there are fewer than asked for.
 
     Raises:
         ValueError: the prompt is empty, or so long that the model has no room for a token; the
@@ -117,14 +122,24 @@ def generate(
             f" with it, the model takes l_max = {decoder.config.l_max}"
         )
     limit = min(sampling.max_tokens, room)
+    wanted = 1 if distinct and sampling.greedy else sampling.candidates
     decoder.start(tokens[:-1])
-    state = decoder.state() if sampling.candidates > 1 else None
-    completions = []
-    for candidate in range(sampling.candidates):
-        if candidate and state is not None:
+    state = decoder.state() if wanted > 1 else None
+    completions: list[Completion] = []
+    texts: set[str] = set()
+    draw = repeats = 0
+    while len(completions) < wanted and repeats < PATIENCE:
+        if draw and state is not None:
             decoder.restore(state)
-        draws = np.random.default_rng([seed, candidate]).random(limit)
-        completions.append(_complete(decoder, tokens[-1:], sampling, stops, draws, on_token))
+        dice = np.random.default_rng([seed, draw]).random(limit)
+        found = _complete(decoder, tokens[-1:], sampling, stops, dice, on_token)
+        draw += 1
+        if distinct and found.text in texts:
+            repeats += 1
+            continue
+        repeats = 0
+        texts.add(found.text)
+        completions.append(found)
     return completions
 
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,21 +67,26 @@ class Plan:
 class Course:
     """Which sequences each update of a run sees: a function of plan, seed and lengths alone.
 
+    Args:
+        least: sequences of a batch; an epoch's last one is left out if it has fewer.
+
     Attributes:
         steps: updates of the run.
         epoch_steps: updates of each epoch, were there no `max_steps`.
         accumulation: batches of one update.
     """
 
-    def __init__(self, plan: Plan, lengths: Sequence[int] | NDArray[np.int64]) -> None:
-        self._plan = plan
+    def __init__(
+        self, plan: Plan, lengths: Sequence[int] | NDArray[np.int64], least: int = 1
+    ) -> None:
+        self._plan, self._least = plan, least
         self.accumulation = plan.accumulation
         self._lengths = np.asarray(lengths, np.int64)
         self._epoch = -1
         self._batches: list[NDArray[np.int64]] = []
         epochs = min(plan.epochs, plan.max_steps or plan.epochs)  # an epoch is a step at least
         if plan.batch_tokens is None:
-            batches = -(-self._lengths.size // plan.batch_size)
+            batches = len(range(0, self._lengths.size - least + 1, plan.batch_size))
             self.epoch_steps = [-(-batches // plan.accumulation)] * epochs
         else:  # the order decides how many sequences fit
             counts = [len(self._epoch_batches(epoch)) for epoch in range(epochs)]
@@ -103,6 +108,20 @@ class Course:
         """Whether update `step` (from 0) is the last of its epoch."""
         return step + 1 in self._first_step
 
+    def evaluates_after(self, step: int, every: int | None) -> bool:
+        """Whether validation follows update `step` (from 1).
+
+        Args:
+            every: steps from one to the next; None: at the end of each epoch.
+        """
+        due = step % every == 0 if every else self.ends_epoch(step - 1)
+        return due or step == self.steps
+
+    def pauses(self, step: int, intervals: Iterable[int | None]) -> bool:
+        """Whether update `step` (from 1) ends an interval, an epoch or the run."""
+        at_interval = any(every and step % every == 0 for every in intervals)
+        return at_interval or step == self.steps or self.ends_epoch(step - 1)
+
     def schedule(self, rules: Rules) -> Schedule:
         """The learning rates under `rules`."""
         plan, total = self._plan, self.steps
@@ -118,14 +137,15 @@ class Course:
         if plan.shuffle:
             order = np.random.default_rng((plan.seed, epoch)).permutation(count)
         if plan.batch_tokens is None:
-            return [order[i : i + plan.batch_size] for i in range(0, count, plan.batch_size)]
-        starts, tokens = [0], 0
+            starts = range(0, count - self._least + 1, plan.batch_size)
+            return [order[i : i + plan.batch_size] for i in starts]
+        cuts, tokens = [0], 0
         for i, length in enumerate(self._lengths[order]):
             if tokens and tokens + length > plan.batch_tokens:
-                starts.append(i)
+                cuts.append(i)
                 tokens = 0
             tokens += int(length)
-        return np.split(order, starts[1:])
+        return np.split(order, cuts[1:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ from calmgrad.mirror import Mirror
 from calmgrad.packing import Packing
 from calmgrad.prompt import stop_patterns
 from calmgrad.sampling import resolve as resolve_sampling
-from calmgrad.shards import Head, Runner, embedding_head, logits_head, loss_head
+from calmgrad.shards import Runner
+from calmgrad.worker import Head, embedding_head, logits_head, loss_head
 
 Tokens = Sequence[int] | NDArray[Any]
 Text = str | bytes
@@ -235,9 +236,10 @@ class Model:
         min_p: float | None = None,
         max_tokens: int | None = None,
         candidates: int | None = None,
-        stop: Sequence[str | bytes] | None = None,
+        stop: str | bytes | Sequence[str | bytes] | None = None,
         seed: int | None = None,
         on_token: OnToken | None = None,
+        distinct: bool = True,
     ) -> list[Completion]:
         """Completions of a prompt, one after the other (FORMATS §8).
 
@@ -246,10 +248,13 @@ class Model:
                 into the model's template. Or tokens, taken as they are.
             temperature, …, candidates: as in `calmgrad.sampling.Sampling`; None: for text the
                 model's own sampler defaults, and where there are none calm-inference's.
-            stop: patterns that end a completion and are not part of it; None: for text the
-                model's own stop conditions.
+            stop: a pattern, or several, that ends a completion and is not part of it; None: for
+                text the model's own stop conditions.
             seed: of the dice; the same seed gives the same completions. None: a new one.
-            on_token: called with each token as soon as it is certain.
+            on_token: called with each token as soon as it is certain; of draws that only repeat
+                a completion too.
+            distinct: no two completions have the same text: there may be fewer than
+                `candidates`, if 16 draws in a row bring no other. False: each draw counts.
 
         Raises:
             ValueError: the prompt leaves no room below l_max, or does not fit the template; or a
@@ -266,6 +271,8 @@ class Model:
             prompt = prompt_tokens(self.metadata, prompt, config.l_max, sampling.max_tokens)
         if stop is None:
             stop = stop_patterns(self.metadata.stop_conditions) if as_text else []
+        if isinstance(stop, str | bytes):
+            stop = [stop]
         patterns = [p.encode() if isinstance(p, str) else p for p in stop]
         weights = self.weights  # up to date
         if self._decoder is None:
@@ -279,6 +286,7 @@ class Model:
                 Stops(patterns, config.vocab),
                 secrets.randbits(32) if seed is None else seed,
                 on_token,
+                distinct,
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -398,6 +406,7 @@ def new_model(
     except TypeError:
         known = ", ".join(cwgt.SamplerDefaults.__dataclass_fields__)
         raise ValueError(f"sampler_defaults {sampler_defaults}: expected any of {known}") from None
+    resolve_sampling(sampler, {})  # a file may hold more than a probability; a new model does not
     return Model(
         cwgt.Weights(config, initial_weights(config, seed), metadata=metadata, sampler=sampler)
     )

@@ -14,12 +14,13 @@ import numpy as np
 from calmgrad import backend as backends
 from calmgrad.backend import Backend, to_numpy
 from calmgrad.config import ModelConfig
+from calmgrad.cutting import Shard
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import layout, views
-from calmgrad.shards import Head, Shard, placed
 from calmgrad.staging import Staging
 from calmgrad.tape import Step, Tape
 from calmgrad.tokenizer import decode
+from calmgrad.worker import Head, placed
 
 TRAIL = 5  # ops before, whose largest numbers are told
 

@@ -16,9 +16,10 @@ from calmgrad.cutting import Shard
 from calmgrad.kernels.protocol import Array
 from calmgrad.model import Tokens, checked_tokens
 from calmgrad.ops.infonce import infonce
-from calmgrad.shards import Head, Runner, embedding_head
+from calmgrad.shards import Runner
 from calmgrad.tape import Tape
 from calmgrad.update import adding_to
+from calmgrad.worker import Head, embedding_head
 
 
 @dataclass(frozen=True, slots=True)

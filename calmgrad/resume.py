@@ -129,6 +129,15 @@ class Found:
         return away
 
 
+def check_end(directory: RunDirectory, made: int, steps: int) -> None:
+    """Refuse to end a run before where it is; UsageError."""
+    if made > steps:
+        raise UsageError(
+            f"the run in {directory.path} has made {made} steps already:"
+            f" it cannot end after {steps}"
+        )
+
+
 def differences(
     given: TrainConfig, saved: TrainConfig, folder: str
 ) -> list[tuple[str, object, object]]:
@@ -234,6 +243,17 @@ def _named(path: Path) -> tuple[Path, Path | None]:
     return path, None
 
 
+def none_left(folder: Path, failures: list[FileError]) -> FileError:
+    """Why no checkpoint of a run can be gone on from; each failure (newest first) is logged."""
+    if len(failures) == 1:
+        return failures[0]
+    for failure in failures:
+        log.info("note     skipped a checkpoint: %s", failure)
+    return FileError(
+        f"{display(folder)}: none of its {len(failures)} checkpoints can be read: {failures[0]}"
+    )
+
+
 def _open(folder: Path, chosen: Path | None) -> Found:
     """The newest checkpoint of a run that can be read, or the chosen one."""
     directory = RunDirectory.existing(folder)
@@ -250,7 +270,7 @@ def _open(folder: Path, chosen: Path | None) -> Found:
             for failure in failures:
                 log.info("note     skipped a checkpoint: %s", failure)
             return Found(directory, path, checkpoint, state)
-        raise failures[0]
+        raise none_left(folder, failures)
     except BaseException:
         directory.close()
         raise

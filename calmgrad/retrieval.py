@@ -1,7 +1,7 @@
 """Pairs of queries and passages, and how well embeddings let the ones find the others."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from calmgrad import backend as backends
 from calmgrad.errors import FileError
 from calmgrad.formats import pairs as pair_files
+from calmgrad.interrupting import asking
 from calmgrad.kernels.protocol import Array
 from calmgrad.ops.infonce import infonce
-from calmgrad.shards import Runner, embedding_head
+from calmgrad.shards import Runner
 from calmgrad.tape import Tape
+from calmgrad.worker import embedding_head
 
 log = logging.getLogger("calmgrad.run")
 
@@ -135,17 +137,28 @@ def load_pairs(path: str, l_max: int, strict: bool = False) -> Pairs:
 
 
 def evaluate_pairs(
-    pairs: Pairs, batch_size: int, temperature: float, pool: str, runner: Runner
+    pairs: Pairs,
+    batch_size: int,
+    temperature: float,
+    pool: str,
+    runner: Runner,
+    should_stop: Callable[[], bool] | None = None,
 ) -> tuple[float, Retrieval]:
     """InfoNCE loss over batches in file order, and how well queries find their passages.
 
     Args:
         runner: worker threads over the model's weights.
+        should_stop: asked after each shard, perhaps by another thread; True ends it there.
+
+    Raises:
+        Interrupted: `should_stop` has said so.
     """
     head = embedding_head(pool)
     first, which = without_repeats(pairs.passages)
-    queries = np.concatenate(list(runner.rows(_wide(pairs.queries), head)))
-    passages = np.concatenate(list(runner.rows(_wide([pairs.passages[i] for i in first]), head)))
+    keep = asking(should_stop)
+    queries = np.concatenate(list(runner.rows(_wide(pairs.queries), head, keep)))
+    different = _wide([pairs.passages[i] for i in first])
+    passages = np.concatenate(list(runner.rows(different, head, keep)))
     loss, count = 0.0, len(pairs)
     for start in range(0, count, batch_size):
         rows = slice(start, start + batch_size)

@@ -15,26 +15,28 @@ import numpy as np
 
 from calmgrad import memory, settings
 from calmgrad.continual import OnlineEWC
-from calmgrad.errors import CalmgradError, DiskError, DivergedError, UsageError, usage_errors
+from calmgrad.errors import CalmgradError, DiskError, DivergedError, usage_errors
 from calmgrad.evaluation import evaluate
 from calmgrad.events import Calls, EpochEnd, Evaluated, Prepared, Result
 from calmgrad.formats import cwgt
 from calmgrad.formats.checkpoint import Checkpoint
 from calmgrad.loop import Course, Report, fit
 from calmgrad.model import Model
-from calmgrad.resume import Found, may_begin_in
+from calmgrad.resume import Found, check_end, may_begin_in
 from calmgrad.run_state import Fingerprint, Progress, RunState, Validation, made_with
 from calmgrad.rundir import RunDirectory
+from calmgrad.running import Running
 from calmgrad.saving import Saver
-from calmgrad.settings import TrainConfig
+from calmgrad.settings import TrainConfig, users_file
 from calmgrad.starting import (
     check_output,
     describe,
-    keep_old,
+    is_file,
     kernels_are_compiled,
     load_kept,
     plan_of,
     reporters_of,
+    save_weights,
     size_name,
     start_model,
     trainer_of,
@@ -46,7 +48,7 @@ log = logging.getLogger("calmgrad.run")  # facts, in plain words
 progress = logging.getLogger("calmgrad.progress")  # a line every so many steps
 
 
-class Run:
+class Run(Running[Evaluated]):
     """One run.
 
     Args:
@@ -57,10 +59,13 @@ class Run:
     """
 
     def __init__(
-        self, given: TrainConfig, calls: Calls, early: MemoryHandler, found: Found | None
+        self,
+        given: TrainConfig,
+        calls: Calls[Prepared, Evaluated],
+        early: MemoryHandler,
+        found: Found | None,
     ) -> None:
-        self.calls = calls
-        self.early = early
+        super().__init__(calls, early)
         self.found = found
         with usage_errors():
             if found is None:
@@ -75,6 +80,8 @@ class Run:
         assert c.dataset is not None
         if self.output is not None:
             check_output(Path(self.output), c.dataset, c.val_dataset)
+        if given.dataset is None and found is None:
+            users_file("train.ctds")
         self.dataset = load_kept(c.dataset, self.model.config.l_max, "train on")
         self.validation = None
         if c.val_dataset:
@@ -85,19 +92,13 @@ class Run:
             self.trainer = trainer_of(self.model, msgspec.structs.replace(c, ewc_lambda=0.0)
                                       if c.continual else c)  # fmt: skip
         self.online = OnlineEWC(self.trainer, c.continual, self.plan.seed) if c.continual else None
-        self.done = 0  # updates
         self.epoch_steps, self.epoch_loss = 0, 0.0  # of the epoch so far
-        self.before: Evaluated | None = None
-        self.best: Evaluated | None = None
-        self.best_weights: Any = None
-        self.misses = 0  # evaluations since the best one
         if found is not None:
             self._restore(found)
         self.fingerprints: dict[str, Fingerprint] = {}
         self.saved_best: Evaluated | None = self.best  # what the weights on the disk are
         self.lines = Lines(c.log_every)
         self.reporters: list[Any] = []
-        self.stopped: str | None = None
         self.began = self.epoch_began = time.perf_counter()
 
     def train(self) -> Result:
@@ -112,10 +113,11 @@ class Run:
             self._open()
             self._load_kernels()
             self._say_plan()
-            if self.done == 0:
-                self._evaluate(0, 0)
+            self._catch_up()
+            if self.done == 0 and self.stopped == "signal":
+                return self._result([])
             self.epoch_began = time.perf_counter()
-            if not self._is_over():
+            if not self._is_over() and self.stopped is None:
                 renew = None if self.online is None else self.online.after_update
                 fit(self.trainer, self.dataset, self.course,
                     self._after_step, self._stop, renew, self.done,
@@ -190,12 +192,13 @@ class Run:
         intervals = [c.eval_every, c.checkpoint_every, self.lines.every(self.course.steps)]
         if self.online is not None:
             intervals.append(self.online.every)
-        at_interval = any(every and step % every == 0 for every in intervals)
-        return at_interval or step == self.course.steps or self.course.ends_epoch(step - 1)
+        return self.course.pauses(step, intervals)
 
     # --- steps --------------------------------------------------------------------------------
 
     def _is_over(self) -> bool:
+        if self.unvalidated:
+            return False
         return self.done == self.course.steps or self.stopped == "patience"
 
     def _stop(self) -> bool:
@@ -203,33 +206,15 @@ class Run:
             self.stopped = "signal"
         return self.stopped is not None
 
-    def _stop_for_patience(self) -> None:
-        if self.config.patience and self.misses >= self.config.patience:
-            self.stopped = self.stopped or "patience"
-
-    def _after_step(self, report: Report) -> None:
-        self.done = report.step
+    def _record_step(self, report: Report) -> None:
         self.epoch_steps += 1
         self.epoch_loss += report.loss
         values = asdict(report)
         self._record({k: values[k] for k in values if k not in ("steps", "seconds")})
-        self.lines.add(report)
-        if self.calls.step is not None:
-            self.calls.step(report)
-        ends_epoch = self.course.ends_epoch(report.step - 1)
-        every = self.config.eval_every
-        due = report.step % every == 0 if every else ends_epoch
-        if due or report.step == self.course.steps:
-            self._evaluate(report.step, report.epoch)
-        if ends_epoch:
-            self._end_epoch(report)
-        behind = report.step < self.trainer.updates  # the device has made more steps since
-        if not behind and report.step < self.course.steps and self.saver.due(report.step):
-            self._save_checkpoint()
 
-    def _end_epoch(self, report: Report) -> None:
+    def _end_epoch(self, epoch: int) -> None:
         now = time.perf_counter()
-        end = EpochEnd(report.epoch, self.epoch_loss / self.epoch_steps, now - self.epoch_began)
+        end = EpochEnd(epoch, self.epoch_loss / self.epoch_steps, now - self.epoch_began)
         self.epoch_began = now
         self.epoch_steps, self.epoch_loss = 0, 0.0
         progress.info("epoch %d  mean loss %.4f  %.0f s", end.epoch, end.loss, end.seconds)
@@ -239,7 +224,9 @@ class Run:
     def _evaluate(self, step: int, epoch: int) -> None:
         if self.validation is None:
             return
-        result = evaluate(self.model, self.validation, runner=self.trainer.runner)
+        result = evaluate(
+            self.model, self.validation, runner=self.trainer.runner, should_stop=self.calls.stop
+        )
         best = self.best is None or _rank(result.token_mean) < _rank(self.best.loss)
         evaluated = Evaluated(step, epoch, result.token_mean, result.bits_per_byte, best)
         self._record(
@@ -249,12 +236,10 @@ class Run:
         progress.info("validation after step %d: loss %.4f%s", step, evaluated.loss,
                       " (best so far)" if best and step else "")  # fmt: skip
         if best:
-            self.best, self.best_weights, self.misses = evaluated, self.model.weights.copy(), 0
+            self.best, self.best_weights = evaluated, self.model.weights.copy()
             if step:
                 self.saver.wish()
-        else:
-            self.misses += 1
-            self._stop_for_patience()
+        self._count(best)
         self.before = self.before or evaluated
         if self.calls.eval is not None:
             self.calls.eval(evaluated)
@@ -275,7 +260,7 @@ class Run:
             self.calls.checkpoint(path)
         if self.best is not None and self.best != self.saved_best and self.best.step > 0:
             best = replace(self.model.data(), weights=self.best_weights)
-            if self.source is None or not _same(self.directory.weights, self.source):
+            if not is_file(self.directory.weights, self.source):
                 cwgt.write(self.directory.weights, best)
             self.saved_best = self.best
 
@@ -290,6 +275,7 @@ class Run:
             misses=self.misses,
             before=Validation.of(self.before),
             best=Validation.of(self.best),
+            unvalidated=self.unvalidated,
         )
         run = RunState(
             progress=now,
@@ -319,13 +305,10 @@ class Run:
         if self.validation is not None:
             assert c.val_dataset is not None
             found.check_data(self.validation, c.val_dataset, "validation")
-        if then.step > self.course.steps:
-            raise UsageError(
-                f"the run in {found.directory.path} has made {then.step} steps already:"
-                f" it cannot end after {self.course.steps}"
-            )
+        check_end(found.directory, then.step, self.course.steps)
         self.trainer.restore(found.checkpoint)
         self.done, self.misses = then.step, then.misses
+        self.unvalidated = then.unvalidated
         self.epoch_steps, self.epoch_loss = then.steps_of_epoch, then.loss_of_epoch
         self.before = then.before.evaluated() if then.before else None
         self.best = then.best.evaluated() if then.best else None
@@ -357,7 +340,10 @@ class Run:
 
     def _ends_as_before(self) -> bool:
         """Whether what is to come of the run is what its checkpoint says."""
-        return self.found is None or self.found.ends_as(self.config)
+        if self.found is None:
+            return True
+        was_unvalidated = self.found.state.progress.unvalidated
+        return self.found.ends_as(self.config) and was_unvalidated == self.unvalidated
 
     def _finished_before(self) -> Result:
         """Nothing is left to do, and nothing is written."""
@@ -390,20 +376,10 @@ class Run:
         targets = [self.directory.weights]
         if self.output is not None and self.stopped != "signal":
             targets.append(Path(self.output))
-        for path in targets:
-            if self.source is not None and _same(path, self.source):
-                keep_old(path)
-            self.trainer.save(path)
-            log.info("saved    %s", path)
-            if self.calls.checkpoint is not None:
-                self.calls.checkpoint(path)
+        save_weights(self.trainer, targets, self.source, self.calls.checkpoint)
         return targets
 
 
 def _rank(loss: float) -> float:
     """Losses in order, NaN the worst."""
     return float("inf") if np.isnan(loss) else loss
-
-
-def _same(one: Path, other: str) -> bool:
-    return one.resolve() == Path(other).resolve()

@@ -68,6 +68,8 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         metrics_bytes: of `metrics.jsonl` that count.
         misses: evaluations since the best one.
         before, best: the first evaluation, and the best one so far.
+        unvalidated: whether the evaluation that follows the last update, and the end of its
+            epoch, are still to come: a signal came before.
     """
 
     step: Count = 0
@@ -78,6 +80,7 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     misses: Count = 0
     before: Validation | None = None
     best: Validation | None = None
+    unvalidated: bool = False
 
 
 class RunState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

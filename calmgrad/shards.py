@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,130 +20,12 @@ from numpy.typing import NDArray
 from calmgrad import backend as backends
 from calmgrad import memory
 from calmgrad.arena import address
-from calmgrad.backend import Backend, to_numpy
+from calmgrad.backend import Backend
 from calmgrad.config import ModelConfig
-from calmgrad.cutting import (
-    SHARD_TOKENS,
-    Shard,
-    blocks,
-    cut,
-    pack,
-    pack_targets,
-    target_shares,
-    targets_of,
-)
+from calmgrad.cutting import SHARD_TOKENS, Shard, blocks, cut, pack, pack_targets
 from calmgrad.errors import OutOfMemoryError
 from calmgrad.kernels.protocol import Array
-from calmgrad.layout import views
-from calmgrad.network import Parameters, embeddings, logits, token_losses
-from calmgrad.packing import Packing
-from calmgrad.staging import Staging
-from calmgrad.tape import Tape, Tensor
-
-__all__ = [
-    "SHARD_TOKENS", "Head", "Runner", "Shard", "Worker", "cut", "embedding_head", "logits_head",
-    "loss_head", "pack", "pack_targets", "target_shares", "targets_of",
-]  # fmt: skip
-
-
-class Head(Protocol):
-    """What is computed from a shard: logits, token losses, or embeddings."""
-
-    def __call__(self, parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor: ...
-
-
-def logits_head(parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor:
-    """(T, vocab) logits."""
-    return logits(parameters, config, shard.tokens, shard.packing)
-
-
-def loss_head(parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor:
-    """(K,) negative log likelihoods of the shard's K targets, in order."""
-    targets, rows = shard.questions()
-    return token_losses(parameters, config, shard.tokens, shard.packing, targets, rows)
-
-
-def embedding_head(how: str, unit: bool = True) -> Head:
-    """(B, d_model) embeddings."""
-
-    def head(parameters: Parameters, config: ModelConfig, shard: Shard) -> Tensor:
-        return embeddings(parameters, config, shard.tokens, shard.packing, how, unit)
-
-    return head
-
-
-def placed(shard: Shard, seed: Array | None, staging: Staging) -> tuple[Shard, Array | None]:
-    """A shard on the device, and the gradient of its output, until the next one is placed."""
-    packing = shard.packing
-    wanted = {"tokens": shard.tokens, "offsets": packing.offsets, "pos": packing.pos}
-    wanted["chunk_offsets"] = packing.chunk_offsets
-    if shard.targets is not None:
-        wanted["targets"], rows = shard.questions()
-        if rows is not None:
-            wanted["rows"] = rows
-    if isinstance(seed, np.ndarray):
-        wanted["seed"] = seed
-    there = dict(zip(wanted, staging.send(list(wanted.values())), strict=True))
-    on_device = replace(
-        shard,
-        tokens=there["tokens"],
-        packing=Packing(there["offsets"], there["pos"], there["chunk_offsets"]),
-        asked=(there["targets"], there.get("rows")) if "targets" in there else None,
-    )
-    return on_device, there.get("seed", seed)
-
-
-# What is kept of a shard's output, which is only lent: called with the output, the gradient of it
-# (None in a forward pass) and the shard's number.
-Keep = Callable[[Array, Array | None, int], Any]
-
-
-class Worker:
-    """A thread's own tapes and gradient buffer."""
-
-    def __init__(self, backend: Backend, config: ModelConfig, weights: Array) -> None:
-        self.config = config
-        self.grads = backend.xp.empty(weights.size, weights.dtype)  # touched when first used
-        named, named_grads = views(config, weights), views(config, self.grads)
-        self.tape = Tape(backend, weights.dtype.name)
-        self.parameters = {k: self.tape.parameter(v, named_grads[k]) for k, v in named.items()}
-        self.forward_tape = Tape(backend, weights.dtype.name, record=False)
-        self.forward_parameters = {k: self.forward_tape.parameter(v) for k, v in named.items()}
-        self._staging = None if backend.device is None else Staging(backend.device)
-
-    def run(
-        self, shard: Shard, head: Head, seed: Array | None, keep: Keep | None = None, i: int = 0
-    ) -> Any:
-        """What is kept of the output for a shard: a copy on the host, unless `keep` says else.
-
-        With a seed gradient for the output, `grads` holds the parameters' afterwards.
-        """
-        shard, seed = self.place(shard, seed)
-        return self.compute(shard, head, seed, keep, i)
-
-    def place(self, shard: Shard, seed: Array | None) -> tuple[Shard, Array | None]:
-        """A shard and the gradient of its output where they are computed with."""
-        return (shard, seed) if self._staging is None else placed(shard, seed, self._staging)
-
-    def compute(
-        self, shard: Shard, head: Head, seed: Array | None, keep: Keep | None, i: int
-    ) -> Any:
-        """As `run`, for what is in its place."""
-        if seed is None:
-            self.forward_tape.begin()
-            output = head(self.forward_parameters, self.config, shard)
-        else:
-            self.tape.begin()
-            output = head(self.parameters, self.config, shard)
-            self.tape.backward(output, seed)
-        if keep is not None:
-            return keep(output.value, seed, i)
-        return np.array(to_numpy(output.value))
-
-    def held(self) -> int:
-        """Bytes of its tapes' memory."""
-        tapes = (self.tape, self.forward_tape)
-        return sum(t.values.nbytes + t.pool.arena.nbytes for t in tapes)
+from calmgrad.worker import Head, Keep, Worker
 
 
 def default_threads() -> int:
@@ -163,12 +45,14 @@ class Placed:
     Attributes:
         addresses: where all that `run` reads and writes begins; where in it each array lies
             depends on the sizes alone.
+        fresh: the worker has no memory for it yet: it is new, or its memory was given back.
     """
 
     worker: Worker
     shard: Shard
     seed: Array
     addresses: tuple[int, ...]
+    fresh: bool
 
     def run(self, head: Head, add: Callable[[Array, int], None], keep: Keep) -> None:
         """As `Runner.run`; nothing but work of the device."""
@@ -255,7 +139,7 @@ class Runner:
             OutOfMemoryError: a shard does not fit into a device; says what would.
         """
         with self.telling(shards), self._backend.active():
-            return self._run(shards, head, seeds, add, keep)
+            return self._run(_Batch(shards, head, seeds, add, keep))
 
     def place(self, shard: Shard, seed: Array) -> Placed:
         """Bring a shard, and the gradient of its output, to the device, to be run alone."""
@@ -263,9 +147,12 @@ class Runner:
         worker = self._workers[0]
         worker.tape.begin()  # its memory becomes one block, if it has grown
         there, weight = worker.place(shard, seed)
-        first, grads = address(there.tokens), address(worker.grads)
-        addresses = (first, grads, *worker.tape.addresses)
-        return Placed(worker, there, weight, addresses)
+        first, grads, memory_of = (
+            address(there.tokens),
+            address(worker.grads),
+            worker.tape.addresses,
+        )
+        return Placed(worker, there, weight, (first, grads, *memory_of), not memory_of)
 
     @contextmanager
     def telling(self, shards: Sequence[Shard]) -> Iterator[None]:
@@ -278,21 +165,14 @@ class Runner:
             raise _too_large(self._backend, self._config, shards, room) from error
 
     def _hire(self, count: int) -> None:
+        # Asked for at every run: the function brings the array that the workers have up to date.
         weights = self._weights() if callable(self._weights) else self._weights
         while len(self._workers) < count:
             self._workers.append(Worker(self._backend, self._config, weights))
 
-    def _run(
-        self,
-        shards: Sequence[Shard],
-        head: Head,
-        seeds: Sequence[Array] | None,
-        add: Callable[[Array, int], None] | None,
-        keep: Keep | None,
-    ) -> list[Any]:
-        count = min(self.threads, len(shards))
+    def _run(self, batch: "_Batch") -> list[Any]:
+        count = min(self.threads, len(batch.shards))
         self._hire(count)
-        batch = _Batch(shards, head, seeds, add, keep)
         with backends.one_blas_thread():
             if count <= 1:
                 for worker in self._workers[:count]:
@@ -311,16 +191,17 @@ class Runner:
         return self._backend.device.memory()[0] + sum(worker.held() for worker in self._workers)
 
     def rows(
-        self, sequences: Iterable[NDArray[np.int64]], head: Head
+        self, sequences: Iterable[NDArray[np.int64]], head: Head, keep: Keep | None = None
     ) -> Iterator[NDArray[np.float32]]:
         """The rows that `head` gives for any number of sequences, one for each, in order.
 
-        They come some hundred at a time, and that many sequences are held at once.
+        They come some hundred at a time, and that many sequences are held at once. `keep` is as
+        in `run`, and gives a shard's rows.
         """
         for block in blocks(sequences):
             shards = self.pack(block)
             rows = np.empty((len(block), self._config.d_model), np.float32)
-            for shard, part in zip(shards, self.run(shards, head), strict=True):
+            for shard, part in zip(shards, self.run(shards, head, keep=keep), strict=True):
                 rows[shard.rows] = part
             yield rows
 
@@ -343,8 +224,8 @@ class _Batch:
         add: Callable[[Array, int], None] | None,
         keep: Keep | None,
     ) -> None:
-        self.shards, self.head, self.seeds, self.add = shards, head, seeds, add
-        self.keep = keep
+        self.shards, self.head, self.seeds = shards, head, seeds
+        self.add, self.keep = add, keep
         self.outputs: list[Any] = [None] * len(shards)
         self._next = itertools.count()
         self._turn = threading.Condition()
@@ -355,7 +236,7 @@ class _Batch:
         """Take shards until none is left; after a failure anywhere, stop."""
         try:
             with backends.silent_overflow():
-                for i in self._next:
+                for i in self._next:  # shared: no two threads get the same number
                     if i >= len(self.shards) or self._failed:
                         return
                     seed = None if self.seeds is None else self.seeds[i]
@@ -374,7 +255,7 @@ class _Batch:
             self._turn.wait_for(lambda: self._added == i or self._failed)
         if self._failed:
             return
-        self.add(grads, i)
+        self.add(grads, i)  # no lock is held: it is nobody else's turn
         with self._turn:
             self._added += 1
             self._turn.notify_all()

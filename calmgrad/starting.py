@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 from calmgrad.config import PRESETS, ModelConfig
 from calmgrad.data import Dataset, load_dataset
 from calmgrad.errors import DiskError, FileError, UsageError
-from calmgrad.formats.files import display, open_source, read_file, write_atomic
+from calmgrad.formats.files import counted, display, open_source, read_file, write_atomic
 from calmgrad.loop import Plan
 from calmgrad.model import Model, load_model, new_model
 from calmgrad.settings import SIZES, TrainConfig, data_folder
+from calmgrad.template import parse_template
 from calmgrad.trainer import Trainer
 
 log = logging.getLogger("calmgrad.run")
@@ -26,6 +28,8 @@ def start_model(c: TrainConfig) -> tuple[Model, str | None]:
         chosen = str(user) if user.exists() else "new"
         if chosen == "new":
             note = f" (none given, and none at {user})"
+    if c.template is not None:
+        parse_template(c.template)  # a model is not trained for prompts that cannot be made
     sizes = {name: getattr(c, name) for name in SIZES if getattr(c, name) is not None}
     penalty = bool(c.ewc_lambda) and c.continual is None
     if penalty and chosen == "new":
@@ -119,7 +123,8 @@ def load_kept(path: str | Path, l_max: int, purpose: str) -> Dataset:
         )
     note = f"; left out {sum(reasons.values()):,} ({left_out})" if reasons else ""
     tokens = int(kept.lengths.sum())
-    log.info("data     %s: %s sequences, %s tokens%s", path, f"{len(kept):,}", f"{tokens:,}", note)
+    what = f"{counted(len(kept), 'sequence')}, {counted(tokens, 'token')}"
+    log.info("data     %s: %s%s", path, what, note)
     return kept
 
 
@@ -154,6 +159,27 @@ def check_output(output: Path, *data: str | None) -> None:
                 raise UsageError(
                     f"{display(output)}: exists and is no CWGT file; it is not replaced"
                 )
+
+
+def save_weights(
+    trainer: Trainer,
+    targets: list[Path],
+    source: str | None,
+    on_saved: Callable[[Path], object] | None = None,
+) -> None:
+    """Save to each of these files; of the `source` of the run's model a copy is kept."""
+    for path in targets:
+        if is_file(path, source):
+            keep_old(path)
+        trainer.save(path)
+        log.info("saved    %s", path)
+        if on_saved is not None:
+            on_saved(path)
+
+
+def is_file(path: Path, name: str | None) -> bool:
+    """Whether a path leads to the file of this name, if there is one."""
+    return name is not None and path.resolve() == Path(name).resolve()
 
 
 def keep_old(path: Path) -> None:

@@ -1,7 +1,9 @@
 """What a run says: its plan before the first step, then a line every so many steps."""
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from logging.handlers import MemoryHandler
 
 import numpy as np
 
@@ -9,6 +11,7 @@ from calmgrad import memory
 from calmgrad.continual import OnlineEWC
 from calmgrad.data import Dataset
 from calmgrad.formats.cwgt import Metadata
+from calmgrad.formats.files import counted
 from calmgrad.loop import Course, Plan, Report
 from calmgrad.prompt import prompt
 from calmgrad.settings import TrainConfig
@@ -29,14 +32,13 @@ def say_plan(
         batch = f"batches of up to {plan.batch_tokens:,} tokens"
     if plan.accumulation > 1:
         batch += f", {plan.accumulation} to an update"
-    rate = f"lr {plan.lr:g}"
-    if plan.warmup_steps:
-        rate += f", warm-up {plan.warmup_steps} and cosine to {plan.min_lr:g}"
-    steps = f"{course.steps:,} steps in {plan.epochs} epochs"
+    steps = f"{counted(course.steps, 'step')} in {counted(plan.epochs, 'epoch')}"
     if course.steps < sum(course.epoch_steps):
         share = course.steps / course.epoch_steps[0]
-        steps = f"{course.steps:,} steps, {share:.2g} epochs"
-    log.info("run      %s, %s, %s, %s, seed %d", steps, batch, c.optimizer, rate, plan.seed)
+        steps = f"{counted(course.steps, 'step')}, {share:.2g} epochs"
+    log.info(
+        "run      %s, %s, %s, %s, seed %d", steps, batch, c.optimizer, rate_of(plan), plan.seed
+    )
     log.info("rules    %s: mean over the batch's %ss", trainer.rules.name, trainer.reduction)
     if online is not None:
         log.info(
@@ -47,6 +49,20 @@ def say_plan(
         log.info("ewc      strength %g", c.ewc_lambda)
     if plan.warmup_steps >= course.steps:
         log.info("note     the warm-up is as long as the run: the rate never reaches lr")
+
+
+def rate_of(plan: Plan) -> str:
+    """The learning rates in half a line."""
+    cosine = f", warm-up {plan.warmup_steps} and cosine to {plan.min_lr:g}"
+    return f"lr {plan.lr:g}{cosine if plan.warmup_steps else ''}"
+
+
+def say_device(c: TrainConfig, trainer: Trainer) -> None:
+    """Log where a run computes, unless that is a CPU as was asked for."""
+    if trainer.device.index is not None:
+        log.info("device   %s, products in %s", trainer.told, c.matmul_precision or "float32")
+    elif trainer.device.why:
+        log.info("note     the CPU is used: %s", trainer.device.why)
 
 
 def say_unseen(metadata: Metadata, dataset: Dataset) -> None:
@@ -71,14 +87,12 @@ def say_memory(c: TrainConfig, dataset: Dataset, course: Course, trainer: Traine
     tokens, sequences = _largest_shard(dataset, course, trainer)
     config = trainer.model.config
     needed = memory.resident()
+    say_device(c, trainer)
     if trainer.device.index is not None:
         on_it = memory.device_forecast(config, tokens, sequences)
-        log.info("device   %s, products in %s", trainer.told, c.matmul_precision or "float32")
         log.info("memory   about %.0f MB on it besides CUDA's own, %.0f MB on the host",
                  on_it / 1e6, needed / 1e6)  # fmt: skip
         return needed
-    if trainer.device.why:
-        log.info("note     the CPU is used: %s", trainer.device.why)
     adam = c.optimizer == "adam"
     needed += memory.forecast(config, tokens, sequences, trainer.threads, adam)
     threads = f"{trainer.threads} thread{'s' * (trainer.threads > 1)}"
@@ -96,6 +110,20 @@ def _largest_shard(dataset: Dataset, course: Course, trainer: Trainer) -> tuple[
             tokens = max(tokens, int(lengths[rows][shard].sum()))
             sequences = max(sequences, len(shard))
     return tokens, sequences
+
+
+@contextmanager
+def said_early() -> Iterator[MemoryHandler]:
+    """What is logged before there is a folder for the log, as long as the block runs."""
+    logger = logging.getLogger("calmgrad")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    early = MemoryHandler(1000, flushLevel=logging.CRITICAL)
+    logger.addHandler(early)
+    try:
+        yield early
+    finally:
+        logger.removeHandler(early)
 
 
 class Lines:

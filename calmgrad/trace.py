@@ -28,9 +28,9 @@ from calmgrad.model import Tokens, checked_sequence
 from calmgrad.network import Parameters, logits
 from calmgrad.ops.cross_entropy import cross_entropy
 from calmgrad.packing import Packing
-from calmgrad.shards import Head, loss_head, placed
 from calmgrad.staging import Staging
 from calmgrad.tape import Step, Tape, Tensor
+from calmgrad.worker import Head, loss_head, placed
 
 # The last part of an op's name -> that of its output, where it is another.
 OUTPUTS = {

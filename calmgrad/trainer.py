@@ -2,36 +2,45 @@
 
 import math
 import operator
-import os
 import warnings
-from collections.abc import Sequence
-from functools import partial
-from typing import Any, Self
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import backend as backends
-from calmgrad import devices, ewc, fisher, nan_search, pair_loss, trainer_state
+from calmgrad import devices, ewc, fisher, nan_search, pair_loss
 from calmgrad.config import rules_named
 from calmgrad.cutting import SHARD_TOKENS, Shard, seeds_of, target_shares
-from calmgrad.errors import CalmgradError, DivergedError
-from calmgrad.formats import checkpoint as checkpoints
-from calmgrad.formats.checkpoint import Checkpoint
+from calmgrad.device_update import make_update
+from calmgrad.errors import DivergedError
 from calmgrad.kernels.cuda.device import Precision
-from calmgrad.kernels.protocol import Array
-from calmgrad.layout import layout
-from calmgrad.mirror import Mirror
 from calmgrad.model import Model, Tokens, checked_sequence
 from calmgrad.ops.pool import POOLS
 from calmgrad.optim import make_optimizer
-from calmgrad.shards import Runner, loss_head
-from calmgrad.update import AHEAD, Outcome, Penalty, make_update
+from calmgrad.trainer_state import TrainerState
+from calmgrad.worker import loss_head
 
 REDUCTIONS = ("sequence", "token")
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "beta1": (lambda x: 0 <= x < 1, "at least 0, below 1"),
+    "beta2": (lambda x: 0 <= x < 1, "at least 0, below 1"),
+    "eps": (lambda x: 0 < x < math.inf, "above 0"),
+    "weight_decay": (lambda x: 0 <= x < math.inf, "at least 0"),
+    "grad_clip": (lambda x: 0 <= x < math.inf, "at least 0 (0 = off)"),
+    "ewc_lambda": (lambda x: 0 <= x < math.inf, "at least 0 (0 = off)"),
+    "shard_tokens": (lambda x: x >= 1, "at least 1"),
+}
 
 
-class Trainer:
+def _check_ranges(**values: float) -> None:
+    for name, value in values.items():
+        holds, expected = RANGES[name]
+        if not holds(value):
+            raise ValueError(f"{name} = {value}: expected {expected}")
+
+
+class Trainer(TrainerState):
     """Trains a model in place; names follow the Lua API.
 
     Args:
@@ -87,74 +96,34 @@ class Trainer:
         shard_tokens: int = SHARD_TOKENS,
         cuda_graph: bool | None = None,
     ) -> None:
-        ranges = {
-            "beta1": (beta1, 0 <= beta1 < 1, "at least 0, below 1"),
-            "beta2": (beta2, 0 <= beta2 < 1, "at least 0, below 1"),
-            "eps": (eps, 0 < eps < math.inf, "above 0"),
-            "weight_decay": (weight_decay, 0 <= weight_decay < math.inf, "at least 0"),
-            "grad_clip": (grad_clip, 0 <= grad_clip < math.inf, "at least 0 (0 = off)"),
-            "ewc_lambda": (ewc_lambda, 0 <= ewc_lambda < math.inf, "at least 0 (0 = off)"),
-            "shard_tokens": (shard_tokens, shard_tokens >= 1, "at least 1"),
-        }
-        for name, (value, holds, expected) in ranges.items():
-            if not holds:
-                raise ValueError(f"{name} = {value}: expected {expected}")
+        _check_ranges(
+            beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, grad_clip=grad_clip,
+            ewc_lambda=ewc_lambda, shard_tokens=shard_tokens,
+        )  # fmt: skip
         self.rules = rules_named(rules)
         reduction = reduction or self.rules.reduction
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction {reduction!r}: expected {' or '.join(REDUCTIONS)}")
         self.device = devices.resolve(device)
         model.data().check_finite("model")
-        self.model = model
         self.reduction = reduction
-        self.grad_clip = grad_clip
-        self.ewc_lambda = ewc_lambda
         self.shard_tokens = shard_tokens
-        self.grad_norm = math.nan
-        self._backend = backends.load(self.device.name, matmul_precision)
-        with self._backend.active():
-            self._optimizer = make_optimizer(
-                optimizer, self._backend, model.config, weight_decay, beta1, beta2, eps
-            )
-            self._update = make_update(self._backend, self._optimizer, cuda_graph)
-        self._options: dict[str, str | float] = dict(
+        self._warned = False
+        backend = backends.load(self.device.name, matmul_precision)
+        with backend.active():
+            made = make_optimizer(optimizer, backend, model.config, weight_decay, beta1, beta2, eps)
+            update = make_update(backend, made, cuda_graph)
+        options: dict[str, str | float] = dict(
             optimizer=optimizer, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
             reduction=reduction, rules=rules, shard_tokens=shard_tokens,
         )  # fmt: skip
-        self._flat = Mirror(grads=np.zeros(model.config.param_count, np.float32))
-        weights = partial(model.flat.on, self._backend, "weights")
-        self.runner = Runner(self._backend, model.config, weights, threads)
-        self._gathered = 0.0  # sequences (or targets) whose gradients `accumulate` has added
-        self._outcomes: list[Outcome] = []  # known, and not collected yet
-        self._warned = False
-        self._closed = False
-        self.set_lr(lr)
-        if self._backend.device is not None:
-            model.flat.attach(self._backend)
-            self._flat.attach(self._backend)
+        super().__init__(model, backend, made, update, options, threads, lr, grad_clip, ewc_lambda)
         if ewc_lambda > 0 and model.fisher is None:
             warnings.warn(
                 "ewc_lambda is set, but the model has no Fisher data yet: the penalty is 0"
                 " until compute_fisher",
                 stacklevel=2,
             )
-
-    @property
-    def threads(self) -> int:
-        """Shards worked on at once."""
-        return self.runner.threads
-
-    @property
-    def told(self) -> str:
-        """The device in half a line: "cpu", "cuda:0 (NVIDIA H200)"."""
-        return self._backend.told
-
-    @property
-    def updates(self) -> int:
-        """Updates made so far, also before a checkpoint that was loaded; those that `step_later`
-        has begun count until it is known that one was not made.
-        """
-        return self._optimizer.step
 
     # --- training -----------------------------------------------------------------------------
 
@@ -210,20 +179,6 @@ class Trainer:
                 self.runner, shards, share, weights, self._gradient(),
                 self._penalty(), self.grad_clip, self.lr,
             )  # fmt: skip
-
-    @property
-    def waiting(self) -> int:
-        """Steps that `collect` would tell of."""
-        return len(self._outcomes) + self._update.waiting
-
-    def collect(self) -> list[Outcome]:
-        """Loss and gradient norm of every step since the last call, in order; waits for them.
-
-        One that is not finite is the last; the steps begun after it count as not begun.
-        """
-        self._settle()
-        found, self._outcomes = self._outcomes, []
-        return found
 
     def accumulate(self, tokens: Tokens, cmd_pos: int = 0) -> float:
         """Add the gradient of one sequence's loss to `grads`, without an update.
@@ -322,12 +277,6 @@ class Trainer:
             pair_loss.send_back(self.runner, shards, found, total)
             self._apply(total)
 
-    def set_lr(self, lr: float) -> None:
-        """Learning rate from the next update on."""
-        if not 0 <= lr < math.inf:
-            raise ValueError(f"lr = {lr}: expected at least 0")
-        self.lr = lr
-
     def find_nan(
         self,
         sequences: Sequence[Tokens],
@@ -360,38 +309,6 @@ class Trainer:
         if math.isfinite(host.kernels.squared_norm(found)):
             return None
         return nan_search.look_at(config, found, "norm")
-
-    # --- gradients ----------------------------------------------------------------------------
-
-    @property
-    def grads(self) -> NDArray[np.float32]:
-        """The flat gradient, in buffer order. From a device it is copied when asked for."""
-        grads: NDArray[np.float32] = self._flat.host("grads")
-        return grads
-
-    def get_grad(self, parameter: int | str) -> NDArray[np.float32]:
-        """The gradient of one parameter, by index from 0 or by name: a view into `grads`.
-
-        Raises:
-            IndexError, KeyError: there is no such parameter.
-        """
-        self._require_open()
-        entries = layout(self.model.config)
-        if isinstance(parameter, str):
-            entry = next((e for e in entries if e.name == parameter), None)
-            if entry is None:
-                raise KeyError(f"no parameter {parameter!r}")
-        else:
-            if not 0 <= parameter < len(entries):
-                raise IndexError(f"parameter {parameter}: expected 0 to {len(entries) - 1}")
-            entry = entries[parameter]
-        return self.grads[entry.start : entry.stop].reshape(entry.shape)
-
-    def zero_grad(self) -> None:
-        """Set the gradient to zero and forget what `accumulate` has counted."""
-        with self._backend.active():
-            self._gradient().fill(0)
-        self._gathered = 0
 
     # --- EWC ----------------------------------------------------------------------------------
 
@@ -431,109 +348,7 @@ class Trainer:
             return fisher.of_batch(self.runner, size, arrays, self.shard_tokens)
         return fisher.of_sequences(self.runner, size, arrays, cmd_positions)
 
-    # --- the rest -----------------------------------------------------------------------------
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to a CWGT file, with EWC data if there are any.
-
-        Raises:
-            DivergedError: a weight is not finite; what was at `path` stays.
-            DiskError: it cannot be written; what was there stays.
-        """
-        if not np.isfinite(self.model.weights).all():
-            raise DivergedError(
-                f"{os.fspath(path)} not written: the last update left weights that are not finite"
-                " (a smaller learning rate may help)"
-            )
-        self.model.save(path)
-
-    def save_checkpoint(self, path: str | os.PathLike[str], extra: Any = None) -> None:
-        """Write all that going on from here takes; a checkpoint that is there is replaced.
-
-        Args:
-            path: a folder (docs/reliability.md says what is in it).
-            extra: of the script's own: anything that JSON can hold.
-
-        Raises:
-            DivergedError: a weight is not finite; what was at `path` stays.
-            DiskError: it cannot be written; what was there stays.
-        """
-        checkpoints.write(path, self.checkpoint(extra=extra))
-
-    def load_checkpoint(self, path: str | os.PathLike[str]) -> Any:
-        """Go on from a checkpoint: the next step does what it would have done there.
-
-        Restores the weights in place, metadata, EWC data, optimizer, learning rate and gathered
-        gradients. Threads may be others.
-
-        Returns:
-            What was saved as `extra`.
-
-        Raises:
-            FileError: there is no whole checkpoint; nothing was changed.
-            ValueError: it is of a model of other sizes, or of a trainer with other options.
-        """
-        self._require_open()
-        loaded = checkpoints.read(path)
-        self.restore(loaded)
-        return loaded.state.extra
-
-    def checkpoint(
-        self,
-        buffers: dict[str, NDArray[np.float32]] | None = None,
-        run: dict[str, Any] | None = None,
-        extra: Any = None,
-    ) -> Checkpoint:
-        """What a checkpoint of this moment holds, the buffers being the trainer's own.
-
-        Args:
-            buffers, run, extra: to be kept besides.
-        """
-        self._require_open()
-        self._settle()
-        grads = self.grads if self._gathered else None
-        rest = trainer_state.Rest(float(self.lr), float(self._gathered), self._all_options())
-        return trainer_state.gather(
-            self.model, self._backend, self._optimizer, grads, rest, buffers or {}, run, extra
-        )
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Become what `checkpoint` says; ValueError if it does not fit, and nothing is changed."""
-        self._settle()
-        options, training = self._all_options(), checkpoint.state.training
-        trainer_state.restore(checkpoint, self.model, self._backend, self._optimizer, options)
-        self._gathered = training.gathered
-        self.grads[...] = checkpoint.buffers["grads"] if training.gathered else 0
-        self.set_lr(training.lr)
-
-    def close(self) -> None:
-        """Free gradients, moments and worker memory; the model stays usable."""
-        if self._closed:
-            return
-        self.runner.close()
-        self._closed = True
-        if self._backend.device is not None:
-            self.model.flat.detach()
-            self._flat.detach()
-        self._flat = Mirror(grads=np.zeros(0, np.float32))
-        del self._optimizer, self._update
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     # --- inside -------------------------------------------------------------------------------
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise CalmgradError("the trainer is closed")
-
-    def _all_options(self) -> dict[str, str | float]:
-        """What the numbers of the next step depend on, besides buffers and learning rate."""
-        options = self._options | {"grad_clip": self.grad_clip, "ewc_lambda": self.ewc_lambda}
-        return {k: v if isinstance(v, str) else float(v) for k, v in options.items()}
 
     def _checked_arrays(
         self, sequences: Sequence[Tokens], cmd_positions: Sequence[int]
@@ -570,53 +385,4 @@ class Trainer:
         self, counts: NDArray[np.int64], parts: Sequence[int] | None
     ) -> NDArray[np.float64]:
         """Weight of one target of each sequence in the batch's loss."""
-        if self.reduction == "sequence" or not self.rules.equal_parts or parts is None:
-            return target_shares(counts, self.reduction)
-        of_part = np.repeat(np.arange(len(parts)), parts)
-        tokens = np.bincount(of_part, counts, len(parts))
-        return np.asarray(1 / np.maximum(tokens, 1)[of_part] / len(parts))
-
-    def _gradient(self) -> Array:
-        """The flat gradient where it is computed, to be changed."""
-        return self._flat.on(self._backend, "grads", written=True)
-
-    def _require_healthy(self) -> None:
-        """Nothing may be begun after a step that failed, as far as is known."""
-        if self._update.waiting >= AHEAD:
-            self._settle()
-        if self._outcomes:
-            self._outcomes[-1].check()
-
-    def _begin(self) -> Array:
-        """Begin a step; its gradient, still 0."""
-        self._require_healthy()
-        self._update.begin()
-        total = self._gradient()
-        total.fill(0)
-        return total
-
-    def _apply(self, total: Array) -> None:
-        """EWC, norm, clip, update; nothing changes unless loss and norm are finite."""
-        weights = self.model.flat.on(self._backend, "weights", written=True)
-        self._update.apply(weights, total, self._penalty(), self.grad_clip, self.lr)
-
-    def _penalty(self) -> Penalty | None:
-        flat = self.model.flat
-        if self.ewc_lambda == 0 or not flat.holds("fisher"):
-            return None
-        fisher, anchor = (flat.on(self._backend, name) for name in ("fisher", "anchor"))
-        return Penalty(fisher, anchor, self.ewc_lambda)
-
-    def _settle(self) -> None:
-        """Find out what came of the steps that were begun."""
-        if not self._closed and self._update.waiting:
-            with self._backend.active():
-                self._outcomes += self._update.outcomes()
-            self.grad_norm = self._outcomes[-1].norm
-
-    def _last(self) -> float:
-        """The loss of the step just begun, which must be finite. Earlier outcomes stay."""
-        self._settle()
-        outcome = self._outcomes.pop()
-        outcome.check()
-        return outcome.loss
+        return target_shares(counts, self.reduction, parts if self.rules.equal_parts else None)

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
-from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from calmgrad.loop import Report
 from calmgrad.resume import find
 from calmgrad.run import Run
 from calmgrad.settings import TrainConfig
+from calmgrad.telling import said_early
 
 log = logging.getLogger("calmgrad.run")
 
@@ -40,7 +40,8 @@ def train(
         on_epoch: called at the end of each epoch.
         on_eval: called after each evaluation on `val_dataset`.
         on_checkpoint: called with the path when a checkpoint or the weights were saved.
-        should_stop: asked after each update; True ends the run there, its weights saved.
+        should_stop: asked after each update, and after each shard of a validation, there by
+            the thread that has worked on it; True ends the run there, its weights saved.
 
     Returns:
         The result; the model in it is ready to use.
@@ -51,12 +52,7 @@ def train(
     Says what it does through the loggers "calmgrad.run" and "calmgrad.progress".
     """
     calls = Calls(on_start, on_step, on_epoch, on_eval, on_checkpoint, should_stop)
-    logger = logging.getLogger("calmgrad")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
-    early = MemoryHandler(1000, flushLevel=logging.CRITICAL)
-    logger.addHandler(early)
-    try:
+    with said_early() as early:
         given = _given(config, keys)
         found = find(given)
         try:
@@ -64,8 +60,6 @@ def train(
         finally:
             if found is not None:
                 found.directory.close()
-    finally:
-        logger.removeHandler(early)
 
 
 def _given(

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calmgrad.cli.common import (
-    data_folder,
     device_options,
     emit,
     json_option,
     load_finite,
+    model_option,
     not_over,
     say,
     threads_option,
     to_device,
+    users_file,
 )
 from calmgrad.errors import FileError, UsageError
 
@@ -36,13 +37,7 @@ AT_ONCE = 256  # texts whose embeddings are written together
 
 @click.command("embed")
 @click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path())
-@click.option(
-    "-m",
-    "--model",
-    "model_path",
-    type=click.Path(),
-    help="CWGT file.  [default: the user model]",
-)
+@model_option
 @click.option(
     "-o",
     "--output",
@@ -95,7 +90,7 @@ def command(
     kind = kind_of(output)
     if no_normalize and kind == "index":
         raise UsageError("--no-normalize: an index holds vectors of length one")
-    path = str(model_path or data_folder() / "user.cwgt")
+    path = str(model_path or users_file("user.cwgt"))
     if output is not None:
         not_over(output, (path, *files))
     model = to_device(load_finite(path), device, matmul_precision)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from calmgrad.cli.common import (
-    data_folder,
     device_options,
     emit,
     json_option,
     load_finite,
     load_kept,
+    model_option,
     say,
     threads_option,
+    users_file,
 )
 from calmgrad.cli.display import progress
 from calmgrad.errors import usage_errors
@@ -25,13 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command("fisher")
-@click.option(
-    "-m",
-    "--model",
-    "model_path",
-    type=click.Path(),
-    help="CWGT file.  [default: the user model]",
-)
+@model_option
 @click.option(
     "-d",
     "--dataset",
@@ -78,8 +73,8 @@ def command(
     from calmgrad.starting import check_output, duration
     from calmgrad.trainer import Trainer
 
-    source = Path(model_path or data_folder() / "user.cwgt")
-    paths = [Path(path) for path in dataset_paths] or [data_folder() / "train.ctds"]
+    source = Path(model_path or users_file("user.cwgt"))
+    paths = [Path(path) for path in dataset_paths] or [users_file("train.ctds")]
     target = Path(output) if output is not None else source
     model = load_finite(source)
     l_max = model.config.l_max

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import data_folder, json_option, load_finite, say, size_name
+from calmgrad.cli.common import (
+    json_option,
+    load_finite,
+    model_option,
+    say,
+    size_name,
+    users_file,
+)
 from calmgrad.errors import UsageError, usage_errors
 
 if TYPE_CHECKING:
@@ -22,13 +29,7 @@ SHOWN_CONTROLS = "\n\t"  # the control characters that a terminal gets as they a
 
 
 @click.command("generate")
-@click.option(
-    "-m",
-    "--model",
-    "model_path",
-    type=click.Path(),
-    help="CWGT file.  [default: the user model]",
-)
+@model_option
 @click.option("-i", "--input", "text", help="Text to complete, or field:value text.  [stdin]")
 @click.option("-r", "--raw", help="Tokens to complete: <NAME> and <:ID:> in it, no template.")
 @click.option("-k", "--top-k", type=click.IntRange(0), help="Draw from the K likeliest; 0: off.")
@@ -42,7 +43,13 @@ SHOWN_CONTROLS = "\n\t"  # the control characters that a terminal gets as they a
 )
 @click.option("-t", "--temperature", type=click.FloatRange(0), help="0: the likeliest each time.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest completion.")
-@click.option("-n", "--candidates", type=click.IntRange(1), help="How many completions.")
+@click.option("-n", "--candidates", type=click.IntRange(1), help="How many different completions.")
+@click.option(
+    "--stop",
+    multiple=True,
+    metavar="TEXT",
+    help="End before TEXT, as often as needed; '': nowhere.  [default: as the model says]",
+)
 @click.option("--seed", type=click.IntRange(0), help="Of the dice.  [default: a new one]")
 @click.option("-q", "--quiet", is_flag=True, help="The text alone.")
 @click.option("--full", is_flag=True, help="The prompt before each completion.")
@@ -53,6 +60,7 @@ def command(
     model_path: str | None,
     text: str | None,
     raw: str | None,
+    stop: tuple[str, ...],
     seed: int | None,
     quiet: bool,
     full: bool,
@@ -61,7 +69,7 @@ def command(
     as_json: bool,
     **given: float | None,
 ) -> None:
-    """Complete a text, as often as asked for.
+    """Complete a text, in as many ways as asked for.
 
     The text (from -i, or from a pipe) goes into the model's template, and what is not given
     comes from the model's file: temperature, top-k, stop conditions and the like. With -r the
@@ -72,18 +80,21 @@ def command(
     """
     if text is not None and raw is not None:
         raise UsageError("-i and -r exclude each other")
-    model = load_finite(model_path or data_folder() / "user.cwgt")
+    model = load_finite(model_path or users_file("user.cwgt"))
     if not quiet:
         say(f"model    {size_name(model.config)}, {model.config.param_count:,} parameters")
     if show_fields:
         print_fields(model, as_json)
         return
+    from calmgrad.prompt import unescaped
     from calmgrad.starting import kernels_are_compiled
 
     seed = secrets.randbits(32) if seed is None else seed
     stream = None
     with usage_errors():
         prompt, options = prepare(model, text, raw, given)
+        if stop:
+            options["stop"] = [unescaped(pattern) for pattern in stop if pattern]
         if not kernels_are_compiled("decode_tokens"):
             say("kernels  compiling for this CPU, once (about 5 s)")
         # The first call compiles or loads the kernels, and is not to be timed.
@@ -110,6 +121,8 @@ def command(
     else:
         print_lines(completions, texts, quiet)
     if not quiet:
+        if len(completions) < options["candidates"]:
+            say(fewer(len(completions), options))
         ended = f", score {completions[0].score:.4f}" if stream else ""
         say(
             f"done     {count:,} token(s) in {seconds:.3f} s, {count / seconds:,.0f} a second,"
@@ -137,6 +150,17 @@ def prepare(
     tokens = prompt_tokens(model.metadata, text, model.config.l_max, sampling.max_tokens)
     stop = stop_patterns(model.metadata.stop_conditions)
     return tokens, {**asdict(sampling), "stop": stop}
+
+
+def fewer(count: int, options: dict[str, Any]) -> str:
+    """Why there are not as many completions as were asked for."""
+    from calmgrad.generation import PATIENCE
+
+    greedy = options["temperature"] == 0 or not any(options[k] for k in ("top_k", "top_p", "min_p"))
+    reason = f"{PATIENCE} draws in a row brought no other"
+    if greedy:
+        reason = "the likeliest token each time is one text; -t and -k draw others"
+    return f"note     {count} of {options['candidates']} completions: {reason}"
 
 
 def piped_text() -> str:

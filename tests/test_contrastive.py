@@ -14,6 +14,7 @@ from calmgrad.contrastive import train_contrastive
 from calmgrad.contrastive.events import Evaluated, Result
 from calmgrad.errors import CalmgradError, FileError, UsageError
 from calmgrad.layout import views
+from calmgrad.loop import Report
 from calmgrad.model import Model
 from calmgrad.network import embeddings
 from calmgrad.ops.basic import getitem
@@ -26,6 +27,7 @@ from calmgrad.retrieval import (
     retrieval,
     without_repeats,
 )
+from calmgrad.schedule import Schedule
 from calmgrad.settings import TrainConfig
 from calmgrad.shards import Runner
 from calmgrad.tape import Tape
@@ -172,6 +174,7 @@ def test_a_run_learns(pairs: str) -> None:
     assert "pairs.txt" in (result.run_directory / "train.log").read_text()
     assert "left out 1" in (result.run_directory / "train.log").read_text()
     assert (result.run_directory / "loss.svg").exists()
+    assert json.loads((result.run_directory / "result.json").read_text()) == result.summary()
     saved = calmgrad.load_model(result.run_directory / "model.cwgt")
     assert saved.metadata.domain == "netref"
     assert saved.weights.tobytes() == result.model.weights.tobytes()
@@ -243,22 +246,38 @@ def test_the_best_weights_so_far_are_on_the_disk(pairs: str) -> None:
     assert calmgrad.load_model("runs/contrastive-1/model.cwgt")
 
 
+@pytest.mark.parametrize(("batch_size", "steps"), [(47, 2), (7, 14), (2, 48)])
+def test_calm_mambas_rules(pairs: str, batch_size: int, steps: int) -> None:
+    """No update of a single pair, warm-up from step 0, a cosine over the whole batches."""
+    reports: list[Report] = []
+    given: Any = SIZES | dict(batch_size=batch_size, warmup_steps=1, lr=0.1, epochs=2, patience=0)
+    config = TrainConfig(dataset=pairs, rules="calm-mamba", **given)
+    train_contrastive(config, on_step=reports.append)
+    assert [r.step for r in reports] == [*range(1, steps + 1)]
+    assert all(r.sequences > 1 for r in reports)
+    schedule = Schedule(0.1, 1, 2 * (48 // batch_size), 1e-6, 0)
+    assert [r.lr for r in reports] == [schedule.at(step) for step in range(steps)]
+    assert reports[0].lr == 0
+
+
 def test_a_signal_ends_a_run_with_its_weights(pairs: str) -> None:
     config = TrainConfig(dataset=pairs, **SIZES)
     result = train_contrastive(config, should_stop=lambda: True)
     assert (result.stopped, result.steps) == ("signal", 1)
     assert result.weights[0].exists()
+    assert not (result.run_directory / "result.json").exists()  # it may go on
 
 
 @pytest.mark.parametrize(
     ("keys", "error", "message"),
     [
         ({"batch_size": 1}, UsageError, "batch_size = 1: expected 2 or more"),
-        ({"accumulation": 2}, UsageError, "accumulation: not for contrastive"),
-        ({"rules": "calm-mamba"}, UsageError, "rules: not for contrastive"),
+        ({"accumulation": 2}, UsageError, "accumulation: not for contrastive.*no larger one"),
+        ({"batch_tokens": 99}, UsageError, "batch_tokens: not for contrastive"),
         ({"dataset": "none.txt"}, FileError, "none.txt: no such file"),
         ({"dataset": "one.txt"}, FileError, "one.txt: expected 2 pairs or more, found 1"),
         ({"output": "pairs.txt"}, UsageError, "pairs.txt: the weights would replace"),
+        ({"template": "CMD input"}, UsageError, "template entry 'CMD input'"),
     ],
 )
 def test_what_is_refused(

@@ -52,6 +52,42 @@ def test_a_resumed_run_ends_with_the_same_bytes(pairs: str, step: int) -> None:
     assert (again.first_loss, again.last_loss) == (whole.first_loss, whole.last_loss)
 
 
+@pytest.mark.parametrize("step", [0, 4, 9])
+def test_a_validation_that_is_cut_off_is_made_again(pairs: str, step: int) -> None:
+    whole = run(pairs, "whole")
+    now = [0]
+
+    def note(report: Any) -> None:
+        now[0] = report.step
+
+    config = TrainConfig(dataset=pairs, val_dataset=pairs, save_dir="parts", **GIVEN)
+    result = train_contrastive(config, on_step=note, should_stop=lambda: now[0] == step)
+    assert (result.steps, result.stopped) == (step, "signal")
+    if step == 0:
+        assert result.weights == []
+        assert not Path("parts").exists()
+        return
+    looked: list[Any] = []
+    resumed = TrainConfig(resume="parts")
+    again = train_contrastive(resumed, on_eval=looked.append, should_stop=lambda: True)
+    assert (again.steps, looked) == (step, [])
+    again = ended(resumed)
+    for name in ("model.cwgt", "metrics.jsonl"):
+        assert (Path("parts") / name).read_bytes() == (Path("whole") / name).read_bytes(), name
+    assert again.best == whole.best
+
+
+def test_each_damaged_checkpoint_is_told(pairs: str, caplog: pytest.LogCaptureFixture) -> None:
+    run(pairs, "parts", 3)
+    states = sorted(Path("parts/checkpoints").glob("*/state.json"))
+    assert len(states) > 1
+    for path in states:
+        path.write_text("{")
+    with pytest.raises(FileError, match=f"none of its {len(states)} checkpoints can be read"):
+        ended(TrainConfig(resume="parts"))
+    assert all(str(path) in caplog.text for path in states)
+
+
 def test_patience_goes_on_counting(pairs: str) -> None:
     keys: dict[str, Any] = dict(val_dataset=None, lr=0.0, patience=2, epochs=9, shuffle=False)
     config = TrainConfig(dataset=pairs, save_dir="whole", **(GIVEN | keys))

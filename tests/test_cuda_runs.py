@@ -16,7 +16,7 @@ from calmgrad.contrastive import train_contrastive
 from calmgrad.cutting import Shard
 from calmgrad.errors import DivergedError, OutOfMemoryError
 from calmgrad.settings import Continual, TrainConfig
-from calmgrad.shards import Worker
+from calmgrad.worker import Worker
 from tests.cuda_on_cpu.device import EmulatedDevice
 from tests.cuda_on_cpu.fixtures import stand_in
 from tests.cuda_on_cpu.stand_in import counted

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from calmgrad import demo
-from calmgrad.demo_vocabulary import EDITORS, LANGUAGES
+from calmgrad.demo.vocabulary import EDITORS, LANGUAGES
 from calmgrad.tokenizer import ATN, BOS, CMD, COMP, CWD, END, ENV, EOS, EXIT, GIT, HIST, NEXT
 
 # Changes only when the generator or its words do; the demo then trains on other data.

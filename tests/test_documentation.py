@@ -312,7 +312,6 @@ def test_python_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str
     """The blocks of a page one after the other: later ones may use what earlier ones made."""
     sequences, positions = some_sequences()
     given = {
-        "calmgrad": calmgrad,
         "model": calmgrad.load_model("model.cwgt"),
         "sequences": sequences,
         "cmd_positions": positions,
@@ -530,6 +529,22 @@ def test_every_page_is_in_the_contents() -> None:
     found = [*PAGES[1:], *(ROOT / "docs" / "notebooks").glob("*.ipynb")]
     pages = {page.relative_to(index.parent).as_posix() for page in found} - {"index.md"}
     assert not pages - named
+
+
+def test_the_engine_has_as_many_lines_as_told() -> None:
+    page = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+    told = re.search(r"the engine, ([\d,]+) lines", page)
+    read = [ROOT / "calmgrad" / "tape.py", ROOT / "calmgrad" / "network.py"]
+    read += (ROOT / "calmgrad" / "ops").glob("*.py")
+    read += (ROOT / "kernels" / "reference").glob("*.py")
+    others = {"__init__", "basic", "decode", "optimizer", "sampling"}
+    lines = sum(
+        len(path.read_text(encoding="utf-8").splitlines())
+        for path in read
+        if path.stem not in others
+    )
+    assert told is not None
+    assert round(lines, -2) == int(told[1].replace(",", ""))
 
 
 def test_every_operation_is_derived() -> None:

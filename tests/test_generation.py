@@ -114,10 +114,27 @@ def test_the_first_token_is_drawn_as_often_as_it_should() -> None:
     p = np.exp(model.logits([1, 2])[-1].astype(np.float64) / 2)
     p[p < np.sort(p)[-5]] = 0
     p /= p.sum()
-    found = model.generate([1, 2], temperature=2, top_k=5, max_tokens=1, candidates=count, seed=0)
+    found = model.generate(
+        [1, 2], temperature=2, top_k=5, max_tokens=1, candidates=count, seed=0, distinct=False
+    )
     tokens = [c.tokens[0] if c.tokens else EOS for c in found]
     counts = np.bincount(tokens, minlength=320)
     assert (np.abs(counts - count * p) <= 5 * np.sqrt(count * p * (1 - p))).all()
+
+
+def test_no_text_comes_twice() -> None:
+    """Among few tokens most draws repeat; the completions are the first of each text."""
+    model = model_of()
+    options: dict[str, Any] = dict(temperature=1, top_k=3, max_tokens=1, seed=3)
+    every = [c.text for c in model.generate([1, 2], candidates=60, distinct=False, **options)]
+    firsts = list(dict.fromkeys(every))
+    assert len(firsts) < len(every)
+    for count in (1, 2, 3):
+        found = model.generate([1, 2], candidates=count, **options)
+        assert [c.text for c in found] == firsts[:count]
+    # Three likeliest tokens have no ten texts; a greedy choice has one.
+    assert len(model.generate([1, 2], candidates=10, **options)) == len(firsts)
+    assert len(model.generate([1, 2], candidates=10, max_tokens=5, temperature=0)) == 1
 
 
 # --- ends -------------------------------------------------------------------------------------
@@ -170,6 +187,16 @@ def test_stop_patterns() -> None:
     assert written("xab", [b"ab", b"b"]) == (b"x", -3, "stop")
     assert written("abcabd", [b"abd"]) == (b"abc", -6, "stop")
     assert written("ünd", [b"\xbc"]) == (b"\xc3", -2, "stop")
+    assert written("für", ["ü".encode()]) == (b"f", -3, "stop")
+    assert written("ûü", ["ü".encode()]) == ("û".encode(), -4, "stop")  # they share a byte
+
+
+def test_one_pattern_may_be_given_alone() -> None:
+    model = model_of()
+    for pattern in ("ab", b"ab"):
+        found = model.generate([1], stop=pattern, seed=1, max_tokens=50)
+        assert found == model.generate([1], stop=["ab"], seed=1, max_tokens=50)
+    assert model.generate([1], stop="ab", seed=1) != model.generate([1], stop=["a", "b"], seed=1)
 
 
 def test_tokens_that_are_not_bytes() -> None:

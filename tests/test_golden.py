@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 import calmgrad
 from calmgrad import backend as backends
+from calmgrad.cutting import pack, pack_targets
 from calmgrad.layout import layout, views
 from calmgrad.model import Model
-from calmgrad.shards import Head, Worker, embedding_head, loss_head, pack, pack_targets
+from calmgrad.worker import Head, Worker, embedding_head, loss_head
 
 HERE = Path(__file__).parent / "golden"
 CASES = ["tiny", "odd"]

@@ -16,19 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calmgrad.errors import FileError
-from calmgrad.plots import (
-    DARK,
-    LIGHT,
-    Curves,
-    limits,
-    loss_png,
-    loss_svg,
-    read_metrics,
-    terminal_plot,
-    thinned,
-    tick_space,
-    ticks,
-)
+from calmgrad.plots import Curves, loss_png, loss_svg, read_metrics, terminal_plot
+from calmgrad.plots.scales import limits, tick_space, ticks
+from calmgrad.plots.svg import DARK, LIGHT, thinned
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from calmgrad.redaction import PATTERNS, REUSED, find_secret, masked_command, remove_secrets
+from calmgrad.redaction import REUSED, find_secret, masked_command, remove_secrets
+from calmgrad.secret_patterns import PATTERNS
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)
@@ -110,6 +111,19 @@ iw dev wlan0 connect net key 0:hunter22
 wpa_cli set_network 0 psk '"hunter22"'
 imapsync --password1 hunter22
 aws secretsmanager create-secret --secret-string hunter22
+passwd ann hunter22
+sudo passwd ann 'hunter22'
+ssh h; passwd ann hunter22
+mysql -u root -p Hunter22! shop
+mysql -u root -p 'Hunter22!'
+export TOKEN=$(echo hunter22)
+DB_PASSWORD="$(printf 'hunter22')"
+export API_KEY=`echo -n hunter22`
+tmux send-keys -t db 'Hunter22!' Enter
+tmux send -t db Hunter22! C-m
+tmux send-keys -t db 'mysql -uroot -phunter22' Enter
+screen -S a -X stuff 'Hunter22!'
+xdotool type Hunter22!
 cat <<E
 password: hunter22
 E
@@ -126,6 +140,25 @@ find . -perm 644 -user bob
 sort --key=2 -u f
 vim passwords.txt
 passwd bob
+sudo passwd bob
+passwd -S bob
+passwd -n 7 bob
+passwd bob 2>&1
+passwd bob; ls
+cat /etc/passwd /etc/group
+getent passwd bob ann
+mysql -p shop
+mysql -u root -p shop
+mysqldump -u root -p shop_2024 > shop.sql
+export X=$(date +%s)
+export TOKEN=$(echo "$RAW" | cut -d: -f2)
+export TOKEN=$(printf '%s' "$RAW")
+export TOKEN=$(cat ~/.token)
+tmux send-keys -t build 'make -j8' Enter
+tmux send-keys -t Build2024 'ls' C-m
+tmux send-keys -t 0 "cd ~/Src2/A1 && make" Enter
+tmux new -s Work2024x
+xdotool type hello
 pass show email/x
 mysql -u root -p
 mysql --password="$PW"
@@ -221,6 +254,9 @@ def test_every_secret_of_a_command_is_masked() -> None:
     for secret in ("hunter22", "abcdefgh", "zyxwvuts"):
         assert secret not in shown
     assert shown.startswith("curl -u ann:hu…")
+    for command in ("export TOKEN=$(echo 'hunter22')", "sudo passwd ann hunter22"):
+        assert find_secret(command)[1] == "hunter22"  # type: ignore[index]
+        assert "hunter22" not in masked_command(command)
     for command in ("chpasswd <<< ann:hunter22", "vncpasswd -f <<< 'hunter22'"):
         assert "hunter22" not in masked_command(command)
 
@@ -228,7 +264,7 @@ def test_every_secret_of_a_command_is_masked() -> None:
 @pytest.mark.parametrize("piece", ["a", "-", "-p ", "a:", "pass", "pass=", "https://", "x_key ",
                                    "echo | ", "curl -u ", "'", "eyJaaaaaa.", "aB1",
                                    "\\\n", "\"", "curl '", "a:1:", "yes >", "echo>",
-                                   "A/b1", "\n"])  # fmt: skip
+                                   "A/b1", "\n", "tmux send ", "mysql -p "])  # fmt: skip
 def test_long_commands(piece: str) -> None:
     """A pattern that tried every way through a command would not end."""
     find_secret(piece * (4000 // len(piece)))

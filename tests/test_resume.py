@@ -17,6 +17,7 @@ from calmgrad.formats import checkpoint as checkpoints
 from calmgrad.resume import may_begin_in
 from calmgrad.rundir import RunDirectory
 from calmgrad.saving import FIRST_GUESS, SECONDS, SHARE, Saver
+from calmgrad.shards import Runner
 from tests.faults.runs import KEYS, STEPS, Outcome, stop_at, train, write_data
 
 RUN = Path("run")
@@ -56,6 +57,94 @@ def saved() -> list[int]:
 
 def said(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(record.getMessage() for record in caplog.records)
+
+
+# --- a signal while the validation is on ------------------------------------------------------
+
+
+class Signal:
+    """Ends a run while it validates after some step: at the n-th shard of that validation."""
+
+    def __init__(self, step: int, shard: int) -> None:
+        self.step, self.left, self.evaluations = step, shard, 0
+        self.now = 0
+
+    def on_step(self, report: Any) -> None:
+        self.now = report.step
+
+    def on_eval(self, evaluated: Any) -> None:
+        self.evaluations += 1
+
+    def should_stop(self) -> bool:
+        # Once for the update itself, were it not due for validation.
+        self.left -= self.now == self.step
+        return self.left < 0
+
+    @property
+    def calls(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in ("on_step", "on_eval", "should_stop")}
+
+
+@pytest.fixture
+def many_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sequence is a shard of its own, so that there is something between them."""
+    whole = Runner.pack_targets
+    monkeypatch.setattr(
+        Runner, "pack_targets", lambda self, rows, positions, _=1: whole(self, rows, positions, 1)
+    )
+
+
+@pytest.fixture(scope="module")
+def expected_of_many_shards() -> dict[str, Outcome]:
+    """What that run comes to when it is left alone, once somebody has made it."""
+    return {}
+
+
+@pytest.mark.usefixtures("many_shards")
+@pytest.mark.parametrize(("step", "shard"), [(6, 0), (24, 5), (STEPS, 3)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_validation_that_is_cut_off_is_made_again(
+    step: int, shard: int, threads: int, expected_of_many_shards: dict[str, Outcome]
+) -> None:
+    if not expected_of_many_shards:
+        train(Path("alone"))
+        expected_of_many_shards["alone"] = Outcome.of(Path("alone"))
+    signal = Signal(step, shard)
+    result = train(RUN, threads=threads, **signal.calls)
+    assert (result.steps, result.stopped) == (step, "signal")
+    assert signal.evaluations == -(-step // 6)  # that before the first step, not the last one
+    state = checkpoints.read_state(result.checkpoint).run
+    assert state is not None
+    assert state["progress"]["unvalidated"]
+    again = Signal(0, 4)  # cut off once more
+    assert resume(threads=threads, **again.calls).steps == step
+    assert again.evaluations == 0
+    resume()
+    assert expected_of_many_shards["alone"].differing(Outcome.of(RUN)) == []
+
+
+@pytest.mark.usefixtures("many_shards")
+def test_the_end_of_an_epoch_comes_after_its_validation() -> None:
+    """Here they come together, and patience counts the validation."""
+    keys: dict[str, Any] = dict(eval_every=8, patience=2, lr=0.0, warmup_steps=0)
+    ends: list[EpochEnd] = []
+    train(Path("alone"), on_epoch=ends.append, **keys)
+    cut_off: list[EpochEnd] = []
+    signal = Signal(16, 2)
+    train(RUN, on_epoch=cut_off.append, **keys, **signal.calls)
+    assert len(cut_off) == 1
+    result = resume(on_epoch=cut_off.append)
+    assert (result.steps, result.stopped) == (16, "patience")
+    assert [(e.epoch, e.loss) for e in cut_off] == [(e.epoch, e.loss) for e in ends]
+    assert (RUN / "metrics.jsonl").read_bytes() == Path("alone/metrics.jsonl").read_bytes()
+
+
+@pytest.mark.usefixtures("many_shards")
+def test_a_signal_in_the_first_validation_leaves_nothing() -> None:
+    result = train(RUN, **Signal(0, 3).calls)
+    assert (result.steps, result.stopped, result.weights) == (0, "signal", [])
+    assert result.summary()["first_loss"] is None
+    assert not RUN.exists()
 
 
 # --- which run, which checkpoint ------------------------------------------------------------------
@@ -150,8 +239,14 @@ def test_a_damaged_checkpoint_is_skipped(
     assert (CHECKPOINTS / "step-000020.unused").is_dir()  # nothing was thrown away
     for step in saved():
         (CHECKPOINTS / checkpoints.step_name(step) / checkpoints.STATE).unlink()
-    with pytest.raises(FileError, match=r"state\.json: no such file"):
+    caplog.clear()
+    message = (
+        rf"run: none of its {len(saved())} checkpoints can be read: \S*40/state\.json: no such"
+    )
+    with pytest.raises(FileError, match=message):
         resume()
+    for step in saved():
+        assert f"{checkpoints.step_name(step)}/state.json: no such file" in said(caplog)
 
 
 def test_from_an_earlier_checkpoint(expected: Outcome) -> None:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from calmgrad.config import PRESETS, RULES
+from calmgrad.cutting import SHARD_TOKENS
 from calmgrad.errors import CalmgradError, FileError, UsageError
 from calmgrad.settings import (
     DEFAULTS,
@@ -31,7 +32,6 @@ from calmgrad.settings import (
     to_toml,
 )
 from calmgrad.settings_schema import SIZES, YAML_KEYS
-from calmgrad.shards import SHARD_TOKENS
 
 DOCS = Path(__file__).parents[1] / "docs" / "configuration.md"
 Write = Callable[[str, str | bytes], Path]

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from calmgrad import backend as backends
 from calmgrad import new_model
 from calmgrad.cutting import SMALL_BATCH, Shard, cut, pack, pack_targets
-from calmgrad.shards import Runner, default_threads, loss_head
+from calmgrad.shards import Runner, default_threads
 from calmgrad.tape import Tensor
 from calmgrad.tokenizer import PAD
+from calmgrad.worker import loss_head
 
 lengths = st.lists(st.integers(1, 900), min_size=1, max_size=80)
 

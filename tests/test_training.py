@@ -11,13 +11,14 @@ import pytest
 import calmgrad
 from calmgrad import memory
 from calmgrad.config import ModelConfig
+from calmgrad.cutting import pack_targets
 from calmgrad.errors import DivergedError, UsageError
 from calmgrad.events import EpochEnd, Evaluated, Prepared, Result
 from calmgrad.loop import Report
 from calmgrad.settings import read_config
-from calmgrad.shards import Worker, loss_head, pack_targets
 from calmgrad.starting import duration
 from calmgrad.tokenizer import encode_raw
+from calmgrad.worker import Worker, loss_head
 
 KEYS: dict[str, Any] = {
     "model": "new",
@@ -293,6 +294,7 @@ def test_environment_goes_after_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"leraning_rate": 1}, "leraning_rate"),
         ({"lr": "fast"}, "lr"),
         ({"model": "new", "l_max": 0}, "l_max"),
+        ({"template": "BOS;CWD:cwd;NOPE:x"}, "template entry 'NOPE:x': there is no token NOPE"),
         ({"report_to": ["tensorboard"]}, "pip install 'calmgrad"),
     ],
 )

@@ -15,7 +15,7 @@ from calmgrad.kernels.cuda.device import Precision
 from calmgrad.layout import layout
 from calmgrad.model import Model
 from calmgrad.op_cases import Sizes, cases
-from calmgrad.shards import Worker, loss_head
+from calmgrad.worker import Worker, loss_head
 
 EXACT = 1e-9  # in float64, of a parameter's largest gradient
 FORWARD = 2e-5  # in float32: logits and embeddings

@@ -75,7 +75,7 @@ def train_with_forecast(settings: dict[str, Any], told: dict[str, Any]) -> Call:
     In the order of calmgrad.train: the trainer, the kernels, the forecast, the first step.
     """
     from calmgrad import memory
-    from calmgrad.shards import SHARD_TOKENS, cut
+    from calmgrad.cutting import SHARD_TOKENS, cut
 
     trainer, call = _train(settings)
     trainer.accumulate([65, 66, 67])
@@ -222,7 +222,7 @@ def floor(settings: dict[str, Any]) -> Call:
     import numpy as np
 
     from calmgrad.backend import one_blas_thread
-    from calmgrad.shards import pack_targets
+    from calmgrad.cutting import pack_targets
 
     config = calmgrad.new_model(settings["size"], seed=0).config
     arrays = [np.asarray(t, np.int64) for t in settings["tokens"]]

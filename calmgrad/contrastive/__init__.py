@@ -1,13 +1,13 @@
 """Contrastive training: pairs of texts in, a model that embeds out; `calmgrad contrastive`."""
 
-import logging
 from collections.abc import Callable
-from logging.handlers import MemoryHandler
 
 from calmgrad.contrastive.events import Evaluated, Prepared, Result
 from calmgrad.contrastive.run import Run
+from calmgrad.events import Calls
 from calmgrad.loop import Report
 from calmgrad.settings import TrainConfig
+from calmgrad.telling import said_early
 
 __all__ = ["Evaluated", "Prepared", "Result", "train_contrastive"]
 
@@ -32,18 +32,12 @@ def train_contrastive(
         pool: "mean" over all positions of a sequence, or "last"; likewise.
         strict: refuse pair files with anything to warn of.
         on_start, on_step, on_eval: called before the first step, after each, after evaluations.
-        should_stop: asked after each update; True ends the run there, its weights saved.
+        should_stop: asked after each update, and after each shard of a validation, there by
+            the thread that has worked on it; True ends the run there, its weights saved.
 
     Raises:
         UsageError, FileError, DivergedError, DiskError: with one line that says what and where.
     """
-    logger = logging.getLogger("calmgrad")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
-    early = MemoryHandler(1000, flushLevel=logging.CRITICAL)
-    logger.addHandler(early)
-    calls = (on_start, on_step, on_eval, should_stop)
-    try:
-        return Run(config, temperature, pool, strict, early, *calls).train()
-    finally:
-        logger.removeHandler(early)
+    calls = Calls(on_start, on_step, None, on_eval, None, should_stop)
+    with said_early() as early:
+        return Run(config, temperature, pool, strict, early, calls).train()

@@ -1,9 +1,10 @@
 """What a contrastive run tells whoever called it, while it goes on and at its end."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from calmgrad.model import Model
+from calmgrad.events import Ended
 from calmgrad.retrieval import Retrieval
 
 
@@ -34,28 +35,20 @@ class Prepared:
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a run has come to.
+class Result(Ended[Evaluated]):
+    """What a contrastive run has come to."""
 
-    Attributes:
-        model: trained, with the weights that were saved.
-        run_directory: its files.
-        weights: every file the weights went to.
-        steps: updates made.
-        first_loss, last_loss: mean loss of the first and the last tenth of the steps.
-        before, best: first and best evaluation, if there were validation pairs.
-        stopped: "signal" or "patience" if the run ended early.
-        seconds: it took.
-    """
-
-    model: Model
-    run_directory: Path
-    weights: list[Path]
-    steps: int
-    first_loss: float
-    last_loss: float
-    before: Evaluated | None
-    best: Evaluated | None
-    stopped: str | None
-    seconds: float
+    def summary(self) -> dict[str, Any]:
+        """The result as JSON has it."""
+        return {
+            "run_directory": str(self.run_directory),
+            "weights": [str(path) for path in self.weights],
+            "steps": self.steps,
+            "first_loss": self.first_loss if self.steps else None,
+            "last_loss": self.last_loss if self.steps else None,
+            "before": self.before and asdict(self.before.found),
+            "best": self.best and asdict(self.best.found),
+            "best_step": self.best and self.best.step,
+            "stopped": self.stopped,
+            "seconds": round(self.seconds, 3),
+        }

@@ -15,7 +15,7 @@ from calmgrad.errors import FileError, UsageError
 from calmgrad.formats import checkpoint as checkpoints
 from calmgrad.formats.checkpoint import Checkpoint, Count
 from calmgrad.formats.files import display
-from calmgrad.resume import FREE, differences
+from calmgrad.resume import FREE, differences, none_left
 from calmgrad.retrieval import Pairs
 from calmgrad.rundir import CHECKPOINTS, RunDirectory
 from calmgrad.settings import TrainConfig
@@ -32,6 +32,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         pairs, validation: SHA-256 of the token sequences.
         step: updates made; metrics_bytes: of the metrics up to there.
         misses, lowest, before, best: what validation, or the epochs, have found.
+        unvalidated: whether a signal came before what follows the last update.
     """
 
     settings: dict[str, Any]
@@ -46,6 +47,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lowest: float | None
     before: Evaluated | None
     best: Evaluated | None
+    unvalidated: bool = False
 
 
 @dataclass(slots=True)
@@ -105,21 +107,24 @@ def find(path: str) -> Found:
     folder = place.resolve().parent.parent if chosen else place
     directory = RunDirectory.existing(folder)
     try:
-        failure = FileError(f"{display(path)}: no checkpoint to resume from")
+        failures: list[FileError] = []
         for candidate in chosen or checkpoints.steps_in(folder / CHECKPOINTS).values():
             try:
                 checkpoint = checkpoints.read(candidate)
                 state = msgspec.convert(checkpoint.state.run, State)
             except msgspec.ValidationError as error:
                 name = display(candidate / checkpoints.STATE)
-                failure = FileError(f"{name}: not of a contrastive run: {error}")
+                failures.append(FileError(f"{name}: not of a contrastive run: {error}"))
             except FileError as error:
-                log.info("note     skipped a checkpoint: %s", error)
-                failure = error
+                failures.append(error)
             else:
+                for failure in failures:
+                    log.info("note     skipped a checkpoint: %s", failure)
                 log.info("resumed  %s: %d updates made", candidate, state.step)
                 return Found(directory, candidate, checkpoint, state)
-        raise failure
+        if not failures:
+            raise FileError(f"{display(path)}: no checkpoint to resume from")
+        raise none_left(folder, failures)
     except BaseException:
         directory.close()
         raise

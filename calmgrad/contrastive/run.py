@@ -4,41 +4,44 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from calmgrad import settings
 from calmgrad.contrastive.events import Evaluated, Prepared, Result
 from calmgrad.contrastive.resume import Found, State, find, fingerprint
 from calmgrad.contrastive.start import TEMPERATURE, model_and_settings
 from calmgrad.errors import CalmgradError, UsageError, usage_errors
+from calmgrad.events import Calls
 from calmgrad.formats.checkpoint import Checkpoint
+from calmgrad.formats.files import counted
 from calmgrad.loop import Ahead, Course, Report
 from calmgrad.model import Model
+from calmgrad.resume import check_end
 from calmgrad.retrieval import evaluate_pairs, figures, load_pairs
 from calmgrad.rundir import RunDirectory
+from calmgrad.running import Running
 from calmgrad.saving import Saver
 from calmgrad.settings import TrainConfig
 from calmgrad.starting import (
     check_output,
     describe,
-    duration,
-    keep_old,
+    is_file,
     plan_of,
+    save_weights,
     size_name,
     trainer_of,
 )
+from calmgrad.telling import Lines, rate_of, say_device
 
 log = logging.getLogger("calmgrad.run")
 progress = logging.getLogger("calmgrad.progress")
 
 
-class Run:
+class Run(Running[Evaluated]):
     """One run: its model, pairs, trainer and folder."""
 
     def __init__(
@@ -48,14 +51,9 @@ class Run:
         pool: str | None,
         strict: bool,
         early: MemoryHandler,
-        on_start: Callable[[Prepared], object] | None,
-        on_step: Callable[[Report], object] | None,
-        on_eval: Callable[[Evaluated], object] | None,
-        should_stop: Callable[[], bool] | None,
+        calls: Calls[Prepared, Evaluated],
     ) -> None:
-        self.on_start, self.on_step, self.on_eval = on_start, on_step, on_eval
-        self.should_stop = should_stop
-        self.early = early
+        super().__init__(calls, early)
         self.found = found = None if given.resume is None else find(given.resume)
         try:
             self._prepare(given, temperature, pool, strict)
@@ -83,18 +81,14 @@ class Run:
         l_max = self.model.config.l_max
         self.pairs = load_pairs(c.dataset, l_max, strict)
         self.validation = load_pairs(c.val_dataset, l_max, strict) if c.val_dataset else None
-        self.course = Course(self.plan, self.pairs.lengths)
         with usage_errors():
             self.trainer = trainer_of(self.model, c)
-        self.done = 0  # updates
-        self.before: Evaluated | None = None
-        self.best: Evaluated | None = None
-        self.best_weights: NDArray[np.float32] | None = None
+        # calm-mamba makes no update of a single pair, which is told from no other.
+        least = 2 if self.trainer.rules.name == "calm-mamba" else 1
+        self.course = Course(self.plan, self.pairs.lengths, least)
         self.lowest = float("inf")  # mean loss of an epoch
-        self.misses = 0  # evaluations (without validation pairs: epochs) since the best one
         self.losses: list[float] = []
-        self.lines: list[Report] = []
-        self.stopped: str | None = None
+        self.lines = Lines(c.log_every)
         if found is not None:
             self._restore(found)
 
@@ -124,15 +118,19 @@ class Run:
         try:
             self._open()
             self._say_plan()
-            if self.done == 0:
-                self._evaluate(0, 0)
+            caught_up = self._catch_up()
+            if self.done == 0 and self.stopped == "signal":
+                return self._result([], began)
             self._steps()
-            if not self.saver.has(self.done):
+            if caught_up or not self.saver.has(self.done):
                 self._save_checkpoint()
             if self.best_weights is not None and self.stopped != "signal":
                 self.model.weights[...] = self.best_weights
             weights = self._save()
             self.directory.draw(f"{size_name(self.model.config)}: InfoNCE loss")
+            result = self._result(weights, began)
+            if self.stopped != "signal":
+                self.directory.finish(result.summary())
         except CalmgradError as error:
             self.directory.note(f"ended    {error}")
             raise
@@ -141,14 +139,18 @@ class Run:
             self.trainer.close()
             if self.done == 0:  # it ended before its first step
                 self.directory.discard()
-        tenth = max(1, len(self.losses) // 10)
+        return result
+
+    def _result(self, weights: list[Path], began: float) -> Result:
+        losses = self.losses or [math.nan]
+        tenth = max(1, len(losses) // 10)
         return Result(
             model=self.model,
             run_directory=self.directory.path,
             weights=weights,
             steps=self.done,
-            first_loss=float(np.mean(self.losses[:tenth])),
-            last_loss=float(np.mean(self.losses[-tenth:])),
+            first_loss=float(np.mean(losses[:tenth])),
+            last_loss=float(np.mean(losses[-tenth:])),
             before=self.before,
             best=self.best,
             stopped=self.stopped,
@@ -174,31 +176,26 @@ class Run:
 
     def _say_plan(self) -> None:
         plan = self.plan
-        rate = f"lr {plan.lr:g}"
-        if plan.warmup_steps:
-            rate += f", warm-up {plan.warmup_steps} and cosine to {plan.min_lr:g}"
         log.info(
-            "run      %s steps in %d epochs, batches of %d pairs, %s, %s, seed %d",
-            f"{self.course.steps:,}", plan.epochs, plan.batch_size, self.config.optimizer, rate,
-            plan.seed,
+            "run      %s in %s, batches of %d pairs, %s, %s, seed %d",
+            counted(self.course.steps, "step"), counted(plan.epochs, "epoch"), plan.batch_size,
+            self.config.optimizer, rate_of(plan), plan.seed,
         )  # fmt: skip
         log.info(
             "loss     symmetric InfoNCE, temperature %g, %s pooling", self.temperature, self.pool
         )
-        if self.trainer.device.index is not None:
-            precision = self.config.matmul_precision or "float32"
-            log.info("device   %s, products in %s", self.trainer.told, precision)
-        elif self.trainer.device.why:
-            log.info("note     the CPU is used: %s", self.trainer.device.why)
+        if self.trainer.rules.name == "calm-mamba":
+            log.info("rules    calm-mamba: a batch of one pair is left out; warm-up from step 0")
+        say_device(self.config, self.trainer)
         log.info("folder   %s", self.directory.path)
-        if self.on_start is not None:
+        if self.calls.start is not None:
             described = describe(self.model.config)
-            self.on_start(Prepared(self.directory.path, described, self.course.steps))
+            self.calls.start(Prepared(self.directory.path, described, self.course.steps))
 
     def _steps(self) -> None:
         """All updates that are left, or those until somebody or patience ends the run."""
         schedule = self.course.schedule(self.trainer.rules)
-        self._judge(None)
+        self._stop_for_patience()
         ahead = Ahead(self.trainer, self._pauses)
         for step in range(self.done, self.course.steps):
             if self.stopped is not None:
@@ -216,7 +213,7 @@ class Run:
             ahead.add(report, None)
             if ahead.due():
                 self._tell(ahead)
-            if self.should_stop is not None and self.should_stop():
+            if self.calls.stop is not None and self.calls.stop():
                 self._tell(ahead)
                 self.stopped = self.stopped or "signal"
 
@@ -228,40 +225,21 @@ class Run:
     def _pauses(self, step: int) -> bool:
         """Whether something may be done after this update, for which it must be known."""
         c = self.config
-        intervals = [c.eval_every, c.checkpoint_every, self._line_every]
-        at_interval = any(every and step % every == 0 for every in intervals)
-        return at_interval or step == self.course.steps or self.course.ends_epoch(step - 1)
+        every = self.lines.every(self.course.steps)
+        return self.course.pauses(step, [c.eval_every, c.checkpoint_every, every])
 
-    @property
-    def _line_every(self) -> int:
-        return self.config.log_every or max(1, self.course.steps // 40)
-
-    def _after_step(self, report: Report) -> None:
-        self.done = report.step
+    def _record_step(self, report: Report) -> None:
         self.losses.append(report.loss)
         self.directory.record(
             {"step": report.step, "epoch": report.epoch, "loss": report.loss, "lr": report.lr,
              "grad_norm": report.grad_norm, "pairs": report.sequences, "tokens": report.tokens}
         )  # fmt: skip
-        self._line(report)
-        if self.on_step is not None:
-            self.on_step(report)
-        ends_epoch = self.course.ends_epoch(report.step - 1)
-        every = self.config.eval_every
-        due = report.step % every == 0 if every else ends_epoch
-        if due or report.step == self.course.steps:
-            self._evaluate(report.step, report.epoch)
-        if ends_epoch:
-            self._end_epoch(report.epoch)
-        behind = report.step < self.trainer.updates  # the device has made more steps since
-        if not behind and report.step < self.course.steps and self.saver.due(report.step):
-            self._save_checkpoint()
 
     def _end_epoch(self, epoch: int) -> None:
         mean = float(np.mean(self.losses[-self.course.epoch_steps[epoch - 1] :]))
         progress.info("epoch %d  mean loss %.4f", epoch, mean)
         if self.validation is None:  # patience looks at the training loss, as calm-mamba's does
-            self._judge(mean < self.lowest)
+            self._count(mean < self.lowest)
             self.lowest = min(mean, self.lowest)
 
     def _evaluate(self, step: int, epoch: int) -> None:
@@ -269,7 +247,7 @@ class Run:
             return
         loss, found = evaluate_pairs(
             self.validation, self.plan.batch_size, self.temperature, self.pool,
-            self.trainer.runner,
+            self.trainer.runner, self.calls.stop,
         )  # fmt: skip
         best = self.best is None or found.mrr > self.best.found.mrr
         evaluated = Evaluated(step, epoch, loss, found, best)
@@ -282,34 +260,12 @@ class Run:
                       " (best so far)" if best and step else "")  # fmt: skip
         if best:
             self.best, self.best_weights = evaluated, self.model.weights.copy()
-            if 0 < step < self.course.steps and not self._is_source(self.directory.weights):
+            if 0 < step < self.course.steps and not is_file(self.directory.weights, self._source):
                 self.trainer.save(self.directory.weights)  # should the machine stop, it is safe
-        self._judge(best)
+        self._count(best)
         self.before = self.before or evaluated
-        if self.on_eval is not None:
-            self.on_eval(evaluated)
-
-    def _judge(self, better: bool | None) -> None:
-        """Count what has brought nothing; patience may end the run. None: nothing was looked at."""
-        if better is not None:
-            self.misses = 0 if better else self.misses + 1
-        if self.config.patience and self.misses >= self.config.patience:
-            self.stopped = self.stopped or "patience"
-
-    def _line(self, report: Report) -> None:
-        """A line of progress, every so many steps."""
-        self.lines.append(report)
-        if report.step % self._line_every and report.step != report.steps:
-            return
-        seconds = sum(r.seconds for r in self.lines)
-        left = (report.steps - report.step) * seconds / len(self.lines)
-        progress.info(
-            "step %*d/%d  loss %.4f  lr %.2e  gradient %.2f  %s tokens/s  %s left",
-            len(str(report.steps)), report.step, report.steps,
-            np.mean([r.loss for r in self.lines]), report.lr, report.grad_norm,
-            f"{sum(r.tokens for r in self.lines) / seconds:,.0f}", duration(left),
-        )  # fmt: skip
-        self.lines = []
+        if self.calls.eval is not None:
+            self.calls.eval(evaluated)
 
     # --- the state of the run -----------------------------------------------------------------
 
@@ -330,6 +286,7 @@ class Run:
             lowest=self.lowest if self.lowest < float("inf") else None,
             before=self.before,
             best=self.best,
+            unvalidated=self.unvalidated,
         )
         held = {} if self.best_weights is None else {"best_weights": self.best_weights}
         return self.trainer.checkpoint(held, msgspec.to_builtins(state))
@@ -340,13 +297,10 @@ class Run:
         found.check_pairs(self.pairs, c.dataset or "", then.pairs)
         if self.validation is not None:
             found.check_pairs(self.validation, c.val_dataset or "", then.validation)
-        if then.step > self.course.steps:
-            raise UsageError(
-                f"the run in {found.directory.path} has made {then.step} steps already:"
-                f" it cannot end after {self.course.steps}"
-            )
+        check_end(found.directory, then.step, self.course.steps)
         self.trainer.restore(found.checkpoint)
         self.done, self.misses = then.step, then.misses
+        self.unvalidated = then.unvalidated
         self.lowest = float("inf") if then.lowest is None else then.lowest
         self.before, self.best = then.before, then.best
         self.best_weights = found.checkpoint.buffers.get("best_weights")
@@ -355,14 +309,10 @@ class Run:
         targets = [self.directory.weights]
         if self.config.output is not None and self.stopped != "signal":
             targets.append(Path(self.config.output))
-        for path in targets:
-            if self._is_source(path):
-                keep_old(path)
-            self.trainer.save(path)
-            log.info("saved    %s", path)
+        save_weights(self.trainer, targets, self._source)
         return targets
 
-    def _is_source(self, path: Path) -> bool:
-        """Whether this is the file of the model that the run began with."""
-        source = self.config.model
-        return source not in (None, "new") and path.resolve() == Path(source).resolve()
+    @property
+    def _source(self) -> str | None:
+        """The file of the model that the run began with."""
+        return None if self.config.model == "new" else self.config.model

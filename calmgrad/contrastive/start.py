@@ -15,7 +15,7 @@ DOMAIN = "netref"
 FINE_TUNING = TrainConfig(epochs=5, batch_size=16, lr=1e-4, warmup_steps=0)
 PATIENCE = 5
 TEMPERATURE = 0.07
-WITHOUT_MEANING = ("batch_tokens", "rules", "continual", "report_to")
+WITHOUT_MEANING = ("batch_tokens", "continual", "report_to")
 
 
 def model_and_settings(given: TrainConfig) -> tuple[Model, TrainConfig]:
@@ -27,8 +27,8 @@ def model_and_settings(given: TrainConfig) -> tuple[Model, TrainConfig]:
             raise UsageError(f"{name}: not for contrastive training")
     if (given.accumulation or 1) > 1:
         raise UsageError(
-            "accumulation: not for contrastive training: take larger batches, which need no more"
-            " memory and give each pair more to be told from"
+            "accumulation: not for contrastive training: a pair is told from its own batch only,"
+            " so several batches are no larger one; a larger batch_size needs no more memory"
         )
     model_path = given.model or "new"
     given = msgspec.structs.replace(given, model=model_path)

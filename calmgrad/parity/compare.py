@@ -8,6 +8,7 @@ known is made from the nearest known values, and then the steps between are cand
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 
@@ -23,6 +24,7 @@ FORWARD, BACKWARD = "forward", "backward"
 PATIENCE = 30.0  # seconds for trying mistakes
 LONG = 3.0  # seconds after which that is told
 EXPLAINED = 1e-3  # of a difference may be left by the mistake that explains it
+IDLE = 0.75  # of what is wrong: a mistake may also put things where nothing belongs
 FEW = 6  # candidates between which known values leave no doubt for long
 # Of several candidates the one with most that can go wrong.
 _INTRICATE = "selective_scan layer_norm conv1d cross_entropy embedding gelu gate softplus".split()
@@ -36,7 +38,7 @@ class Row:
         name: of the value, or of the value or parameter whose gradient it is.
         direction: "forward" or "backward".
         op: the step that made it.
-        run: its distance from the other run; None without one.
+        run: a value's distance from the other run; None without one.
         local: its distance from what the step should have made of what it read.
         allowed: the largest relative difference of `local` that is rounding.
     """
@@ -85,7 +87,7 @@ class Comparison:
 
     Args:
         theirs: what it says.
-        mine: another run, for the distance column alone; None without.
+        run: another run, for the distance column alone; None without.
         rtol: allowed for one step.
         dtype: of its numbers.
         explain: try known mistakes.
@@ -95,7 +97,7 @@ class Comparison:
     graph: Graph
     context: Context
     theirs: Known
-    mine: Known | None
+    run: Evaluation | None
     rtol: float
     dtype: str
     explain: bool = True
@@ -106,9 +108,8 @@ class Comparison:
 
     def __post_init__(self) -> None:
         self.local = Evaluation(self.graph, self.context, self.theirs)
-        self.run = None if self.mine is None else Evaluation(self.graph, self.context, self.mine)
         self._cleared: set[tuple[str, str]] = set()
-        self._since = time.monotonic()
+        self._trying = 0.0  # seconds that mistakes took
         self.gave_up = False  # trying mistakes took too long
 
     @property
@@ -117,19 +118,32 @@ class Comparison:
 
     def forward(self) -> None:
         """All values, in the order of the ops."""
-        for node in self.graph.nodes:
-            for name in node.outputs.values():
-                if name in self.theirs.values:
-                    self._value(node, name)
+        if not (self.theirs.values or self.theirs.gradients):
+            return
+        for block, nodes in groupby(self.graph.nodes, lambda node: node.block):
+            for node in nodes:
+                for name in node.outputs.values():
+                    if name in self.theirs.values:
+                        self._value(node, name)
+            for evaluation in (self.local, self.run):
+                if block and evaluation is not None:
+                    evaluation.value(node.outputs["y"])  # the stream: all that follows begins here
+                    evaluation.forget(block)
 
     def backward(self) -> None:
         """All gradients, in the order of the way back."""
+        if not self.theirs.gradients:
+            return
         if "loss" in self.theirs.gradients:
             self._start()
-        for node in reversed(self.graph.nodes):
-            for name in self._ready_after(node):
-                if name in self.theirs.gradients:
-                    self._gradient(node, name)
+        for block, nodes in groupby(reversed(self.graph.nodes), lambda node: node.block):
+            for node in nodes:
+                for name in self._ready_after(node):
+                    if name in self.theirs.gradients:
+                        self._gradient(node, name)
+            if block:
+                self.local.gradient(node.inputs["x"])
+                self.local.forget(block)
 
     def _start(self) -> None:
         """The way back begins with 1, the gradient of the loss by itself."""
@@ -162,8 +176,7 @@ class Comparison:
         back = list({node.name: node for node, _ in edges}.values())
         hidden = self._hidden_values(back)
         expected, got = self.local.gradient_of(name), self.theirs.gradients[name]
-        run = None if self.run is None else self._apart(self.run.gradient(name), got)
-        row = self._row(name, BACKWARD, node.name, run, expected, got, len(back) + len(hidden))
+        row = self._row(name, BACKWARD, node.name, None, expected, got, len(back) + len(hidden))
         sent = {(node.name, into) for node, into in edges}
         if row.good:
             if len(back) + len(hidden) <= FEW:  # of many, an error can be too small at the end
@@ -207,6 +220,7 @@ class Comparison:
         if self.explain and self._worth_trying(row, suspects, got):
             op, likely = self._likely(row, suspects, expected, got)
         if op is None:
+            suspects = self._able(row, suspects, expected, got)
             op = self._most_intricate(suspects).name
         candidates = tuple(dict.fromkeys(node.name for node in suspects))
         self.findings.append(
@@ -227,6 +241,17 @@ class Comparison:
         if row.direction == BACKWARD and {s.role for s in suspects} <= wrong:
             return False
         return not {(s.role, row.direction, role_of(row.name)) for s in suspects} <= told
+
+    def _able(
+        self, row: Row, suspects: list[Node], expected: np.ndarray, got: np.ndarray
+    ) -> list[Node]:
+        """Without those whose share of a gradient is 0 nearly everywhere that it is wrong."""
+        shares = list(self.local.shares_of(row.name)) if row.direction == BACKWARD else []
+        wrong = np.abs(got - expected) > row.allowed * np.abs(expected).max(initial=0.0)
+        if len(shares) < 2 or not wrong.any():
+            return suspects
+        idle = {node.name for node, share in shares if (share[wrong] == 0).mean() > IDLE}
+        return [each for each in suspects if each.name not in idle] or suspects
 
     def _most_intricate(self, suspects: list[Node]) -> Node:
         """The one with most that can go wrong; of several candidates, one found before."""
@@ -281,14 +306,13 @@ class Comparison:
                         yield alike[0], mistake, {each.name: mistake.change for each in alike}
 
     def _made_with(self, row: Row, changes: dict[str, Change]) -> np.ndarray | None:
-        took = time.monotonic() - self._since
-        if took > PATIENCE:
+        if self._trying > PATIENCE:
             self.gave_up = True
             return None
-        if took > LONG and self.tell is not None:
+        if self._trying > LONG and self.tell is not None:
             self.tell(f"something differs: known mistakes are tried, for {PATIENCE:.0f} s at most")
             self.tell = None
-        trial = self.local.changed(changes)
+        trial, since = self.local.changed(changes), time.monotonic()
         try:
             with np.errstate(all="ignore"):
                 if row.direction != BACKWARD:
@@ -296,6 +320,8 @@ class Comparison:
                 return np.asarray(trial.gradient_of(row.name))
         except (ValueError, IndexError, KeyError):  # a mistake that cannot be made with these sizes
             return None
+        finally:
+            self._trying += time.monotonic() - since
 
     def _missing_share(self, row: Row, got: np.ndarray) -> tuple[str, str] | None:
         """A gradient of several readers, one of which sent nothing."""

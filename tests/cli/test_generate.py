@@ -17,6 +17,7 @@ import calmgrad
 from calmgrad.cli.generate import harmless
 from calmgrad.cli.main import cli
 from calmgrad.errors import CalmgradError
+from calmgrad.prompt import unescaped
 from tests.cli.conftest import Run, environment
 from tests.test_decoder import model_of
 
@@ -98,6 +99,33 @@ def test_raw_tokens_full_and_special(call: Call, shell: Path) -> None:
     assert done.stdout == calmgrad.decode([*prompt, *expected.tokens], special=True) + "\n"
     plain = call("generate", "-m", shell, *arguments).stdout
     assert plain == "git" + expected.text + "\n"
+
+
+def test_stop_takes_the_place_of_the_models_own(call: Call, shell: Path) -> None:
+    arguments: list[object] = ["generate", "-m", shell, "-i", "ls", "--seed", 3, "--json"]
+    arguments += ["-n", 1, "-t", 3, "-k", 300, "--max-tokens", 300]
+
+    def ended(*more: object) -> tuple[bytes, str]:
+        (row,) = json.loads(call(*arguments, *more).stdout)["completions"]
+        return bytes(t for t in row["tokens"] if t < 256), row["ended"]
+
+    whole, _ = ended("--stop", "")
+    at = next(i for i, byte in enumerate(whole) if 32 < byte < 127 and i > 3)
+    pattern = chr(whole[at])
+    assert ended("--stop", pattern) == (whole[: whole.index(pattern.encode())], "stop")
+    assert ended("--stop", pattern, "--stop", "not there")[1] == "stop"
+    assert ended("--stop", "not there")[0] == whole
+    # As typed: an escape, and bytes that are not UTF-8.
+    assert unescaped("a\\n b\\\\n") == b"a\n b\\n"
+    assert unescaped("\udcff\xfc") == b"\xff\xc3\xbc"
+
+
+def test_fewer_completions_than_asked_for_are_told(call: Call, shell: Path) -> None:
+    done = call("generate", "-m", shell, "-i", "ls", "-n", 4, "-k", 1)
+    assert len(done.stdout.splitlines()) == 1
+    assert "note     1 of 4 completions: 16 draws in a row brought no other\n" in done.stderr
+    done = call("generate", "-m", shell, "-i", "ls", "-n", 4, "-t", 0)
+    assert "note     1 of 4 completions: the likeliest token each time" in done.stderr
 
 
 def test_text_from_a_pipe_loses_the_newline_of_echo(shell: Path, tmp_path: Path) -> None:

@@ -1,144 +1,24 @@
-"""The simulation behind the demo's data: users who sit in projects and type commands.
-
-Only `Random.random()` is used: its stream is the same on every Python.
-"""
+"""The simulation behind the demo's data: users who sit in projects and type commands."""
 
 import posixpath
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from random import Random
-from typing import TypeVar
 
-from calmgrad import demo_vocabulary as vocabulary
-from calmgrad.demo_vocabulary import Language, Routine
-from calmgrad.tokenizer import ATN, BOS, CMD, COMP, CWD, END, ENV, EOS, EXIT, GIT, HIST, NEXT
-
-T = TypeVar("T")
-
-HISTORY_LENGTHS = (0, 1, 2, 2, 2, 3, 3, 4)  # how many past commands a sequence shows
-INTERRUPTION = 0.06  # chance that something unrelated comes before a command
-SHOWN_ENVIRONMENT = 0.15  # chance that a sequence tells variables
-SHOWN_CANDIDATES = 0.3  # chance that a sequence tells what completion offers, if it does
+from calmgrad.demo import vocabulary
+from calmgrad.demo.terminal import Terminal
+from calmgrad.demo.vocabulary import Routine
 
 
-class Dice:
-    """Draws that are the same on every Python version."""
-
-    def __init__(self, seed: str) -> None:
-        self._random = Random(seed).random
-
-    def chance(self, probability: float) -> bool:
-        """True with this probability."""
-        return self._random() < probability
-
-    def below(self, stop: int) -> int:
-        """A whole number from 0 to `stop` - 1."""
-        return int(self._random() * stop)
-
-    def one(self, items: Sequence[T]) -> T:
-        """One of the items."""
-        return items[int(self._random() * len(items))]
-
-    def some(self, items: Sequence[T], count: int) -> list[T]:
-        """`count` different items (all, where there are fewer), in the order given."""
-        chosen: list[T] = []
-        for position, item in enumerate(items):
-            if self._random() * (len(items) - position) < count - len(chosen):
-                chosen.append(item)
-        return chosen
-
-
-class Project:
-    """A folder under git: its files, how one works in it, and where its branch stands."""
-
-    def __init__(self, dice: Dice) -> None:
-        self.language: Language = dice.one(vocabulary.LANGUAGES)
-        self.name = dice.one(vocabulary.PROJECTS)
-        self.root = f"{dice.one(vocabulary.PROJECT_HOMES)}/{self.name}"
-        self.port = dice.one(vocabulary.PORTS)
-        self.stems = dice.some(vocabulary.STEMS, 4 + dice.below(5))
-        source, test = dice.one(self.language.sources)
-        self.suffix = source.rpartition(".")[2]
-        self.source_of = {stem: self.fill(source, stem) for stem in self.stems}
-        self.test_of = {stem: self.fill(test, stem) for stem in self.stems}
-        self.extras = [self.fill(path) for path in self.language.extras]
-        self.files = sorted([*self.source_of.values(), *self.test_of.values(), *self.extras])
-        self.folders = sorted({path.split("/")[0] for path in self.files if "/" in path})
-        self.test_command = dice.one(self.language.tests)
-        self.changes = dice.one((vocabulary.CHANGES, vocabulary.TOPIC_CHANGES))
-        self.main = dice.one(("main", "main", "main", "master"))
-        self.branch = self.main
-        self.branches = [self.main]
-        self.published = True  # the branch is known to the remote
-        self.unpushed = False
-        self.edited: list[str] = []  # paths from the root
-        self.staged: list[str] = []
-        self.version = [dice.below(3), dice.below(10), dice.below(6)]
-
-    def fill(self, pattern: str, stem: str = "", test: str = "") -> str:
-        """The pattern with this project's words in their places."""
-        words = {"project": self.name, "port": self.port, "stem": stem, "test": test}
-        return pattern.format(Stem=stem.title(), **words)
-
-    @property
-    def git(self) -> str:
-        """The git state as the prompt shows it."""
-        marks = ("*", bool(self.edited)), ("+", bool(self.staged)), ("^", self.unpushed)
-        return self.branch + "".join(mark for mark, shown in marks if shown)
-
-
-@dataclass(slots=True)
-class Context:
-    """All that stands before the command in one sequence."""
-
-    cwd: str
-    git: str = ""
-    history: Sequence[tuple[str, int]] = ()
-    environment: Sequence[str] = ()
-    candidates: Sequence[str] = ()
-
-    def prompt(self, typed: str = "") -> list[int]:
-        """Tokens from BOS to what has been typed after CMD."""
-        tokens = [BOS, CWD, *self.cwd.encode("ascii"), END]
-        if self.git:
-            tokens += [GIT, *self.git.encode("ascii"), END]
-        for command, status in self.history:
-            tokens += [HIST, *command.encode("ascii"), EXIT, *str(status).encode("ascii"), END]
-        for variable in self.environment:
-            tokens += [ENV, *variable.encode("ascii"), END]
-        for position, candidate in enumerate(self.candidates):
-            tokens += [NEXT if position else COMP, *candidate.encode("ascii")]
-        if self.candidates:
-            tokens.append(END)
-        return [*tokens, ATN, CMD, *typed.encode("ascii")]
-
-    def sequence(self, command: str) -> tuple[list[int], int]:
-        """Tokens of a finished sequence, and the position of its ATN."""
-        start = self.prompt()
-        return [*start, *command.encode("ascii"), EOS], len(start) - 2
-
-
-@dataclass
-class Session:
+class Session(Terminal):
     """One user at one terminal: where they are, what they typed, what they do next.
 
     A method that stands for a task types its commands through `run` and changes the state of git
-    the way they would; `run` itself understands `cd`.
+    the way they would.
     """
 
-    dice: Dice
-    cwd: str = "~"
-    history: list[tuple[str, int]] = field(default_factory=list)
-    records: list[tuple[list[int], int]] = field(default_factory=list)
-
     def __post_init__(self) -> None:
-        self.project = Project(self.dice)
-        self.editor = self.dice.one(vocabulary.EDITORS)
+        super().__post_init__()
         self.host = self.dice.one(vocabulary.HOSTS)
         self.namespace = self.dice.one(vocabulary.NAMESPACES)
         self.stem = self.dice.one(self.project.stems)  # what they are working on
-        self.variables = [f"EDITOR={self.editor}"]
-        self.variables += [self.project.fill(v) for v in self.project.language.environment]
 
     def play(self) -> list[tuple[list[int], int]]:
         """The sequences of the whole sitting."""
@@ -152,74 +32,6 @@ class Session:
         for _ in range(3 + self.dice.below(5)):
             self.dice.one(tasks)()
         return self.records
-
-    # Typing
-
-    def run(self, command: str, status: int = 0) -> None:
-        """Type a command that ends with exit code `status`, perhaps after an interruption."""
-        if self.dice.chance(INTERRUPTION):
-            looks = vocabulary.LOOKS + (vocabulary.GIT_LOOKS if self.in_project else ())
-            slips = vocabulary.GIT_SLIPS if self.in_project else vocabulary.SLIPS
-            if self.dice.chance(0.85):
-                self.record(self.dice.one(looks))
-            else:
-                wrong, right = self.dice.one(slips)
-                self.record(wrong, 127)
-                self.record(right)
-        self.record(command, status)
-        if command.startswith("cd ") and status == 0:
-            target = command[3:]
-            absolute = target.startswith(("~", "/"))
-            self.cwd = target if absolute else posixpath.normpath(f"{self.cwd}/{target}")
-
-    def run_one(self, *patterns: str) -> None:
-        """Type one of several commands."""
-        self.run(self.project.fill(self.dice.one(patterns)))
-
-    def record(self, command: str, status: int = 0) -> None:
-        """Keep the command with what is known before it, and add it to the history."""
-        dice, known = self.dice, len(self.history)
-        shown = min(dice.one(HISTORY_LENGTHS), known)
-        context = Context(self.cwd, history=self.history[known - shown :])
-        if self.in_project:
-            context.git = self.project.git
-        if dice.chance(SHOWN_ENVIRONMENT):
-            context.environment = dice.some(self.variables, 1 + dice.below(2))
-        if dice.chance(SHOWN_CANDIDATES):
-            context.candidates = self.offer(command)
-        self.records.append(context.sequence(command))
-        self.history.append((command, status))
-
-    def offer(self, command: str) -> list[str]:
-        """What completion would offer for the last word: up to four things, it among them."""
-        verb, _, meant = command.rpartition(" ")
-        project = self.project
-        if verb == "cd":
-            known = project.folders if self.in_project else list(vocabulary.PLACES)
-        elif verb == self.editor or verb == "git add":
-            known = [self.here(path) for path in project.files]
-        elif verb in ("git switch", "git checkout", "git merge", "git branch -d"):
-            known = project.branches
-        elif verb in ("systemctl status", "sudo systemctl restart", "journalctl -u"):
-            known = vocabulary.SERVICES
-        elif verb in ("ssh", "ping -c 3", "dig"):
-            known = vocabulary.HOSTS
-        else:
-            known = []
-        if meant not in known or len(known) < 2:
-            return []
-        return sorted([meant, *self.dice.some([item for item in known if item != meant], 3)])
-
-    @property
-    def in_project(self) -> bool:
-        """Whether the current folder lies in the project."""
-        return f"{self.cwd}/".startswith(f"{self.project.root}/")
-
-    def here(self, path: str) -> str:
-        """A project path as typed from the current folder."""
-        if self.cwd == self.project.root:
-            return path
-        return posixpath.relpath(f"{self.project.root}/{path}", self.cwd)
 
     # Working on code
 

@@ -16,7 +16,9 @@ not yet pushed.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from calmgrad.demo_session import Context, Dice, Session
+from calmgrad.demo.project import Dice
+from calmgrad.demo.session import Session
+from calmgrad.demo.terminal import Context
 
 Sequences = tuple[list[list[int]], list[int]]
 
