@@ -10,7 +10,7 @@ from typing import Any
 from calmgrad.config import PRESETS, ModelConfig
 from calmgrad.data import Dataset, load_dataset
 from calmgrad.errors import DiskError, FileError, UsageError
-from calmgrad.formats.files import display, open_source, read_file, write_atomic
+from calmgrad.formats.files import counted, display, open_source, read_file, write_atomic
 from calmgrad.loop import Plan
 from calmgrad.model import Model, load_model, new_model
 from calmgrad.settings import SIZES, TrainConfig, data_folder
@@ -123,7 +123,8 @@ def load_kept(path: str | Path, l_max: int, purpose: str) -> Dataset:
         )
     note = f"; left out {sum(reasons.values()):,} ({left_out})" if reasons else ""
     tokens = int(kept.lengths.sum())
-    log.info("data     %s: %s sequences, %s tokens%s", path, f"{len(kept):,}", f"{tokens:,}", note)
+    what = f"{counted(len(kept), 'sequence')}, {counted(tokens, 'token')}"
+    log.info("data     %s: %s%s", path, what, note)
     return kept
 
 

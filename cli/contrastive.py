@@ -115,6 +115,7 @@ def command(
 
 
 def _say_end(result: "Result") -> None:
+    from calmgrad.formats.files import counted
     from calmgrad.retrieval import figures
     from calmgrad.starting import duration
 
@@ -122,7 +123,7 @@ def _say_end(result: "Result") -> None:
         say(STOPPED_EARLY)
         return
     loss = f"loss {result.first_loss:.4f} at first, {result.last_loss:.4f} at last"
-    say(f"trained  {result.steps:,} steps in {duration(result.seconds)}: {loss}")
+    say(f"trained  {counted(result.steps, 'step')} in {duration(result.seconds)}: {loss}")
     if result.before is not None and result.best is not None:
         say(f"         before: {figures(result.before.found)}")
         saved = "" if result.stopped == "signal" else "; these weights are saved"

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calmgrad.cli.batch import backend_named, backend_option, batch, rows_option, rules_option
-from calmgrad.cli.common import data_folder, json_option, load_finite, model_option, one_line, say
+from calmgrad.cli.common import (
+    data_folder,
+    json_option,
+    load_finite,
+    model_option,
+    one_line,
+    say,
+    users_file,
+)
 from calmgrad.errors import CheckFailed, FileError, UsageError, usage_errors
 
 if TYPE_CHECKING:
@@ -82,7 +90,7 @@ def command(
     if step and (backend or "cpu").startswith("cuda"):
         raise UsageError("--step: the decoder reads on the CPU: --backend cpu or reference")
 
-    model = load_finite(model_path or data_folder() / "user.cwgt")
+    model = load_finite(model_path or users_file("user.cwgt"))
     with usage_errors():
         report = _report(
             model, other, dataset_path, rows, parameter, peer, step, against_rules,

@@ -233,7 +233,8 @@ def test_wrong_use() -> None:
     with pytest.raises(ValueError, match="1 names, expected 2"):
         gradcheck(model, X, W, names=["x"])
     for wrong, told in ((Packing.of([5]), "Packing"), (X + 1j, "complex128"), ("x", "<U1")):
-        with pytest.raises(ValueError, match=f"gradcheck: w is .*{told}, expected an array of real"):
+        said = f"gradcheck: w is .*{told}, expected an array of real"
+        with pytest.raises(ValueError, match=said):
             gradcheck(model, X, wrong)
     with pytest.raises(ValueError, match="fn returned ndarray, expected a Tensor"):
         gradcheck(lambda x: x.value, X)

@@ -17,6 +17,7 @@ from calmgrad.contrastive.start import TEMPERATURE, model_and_settings
 from calmgrad.errors import CalmgradError, UsageError, usage_errors
 from calmgrad.events import Calls
 from calmgrad.formats.checkpoint import Checkpoint
+from calmgrad.formats.files import counted
 from calmgrad.loop import Ahead, Course, Report
 from calmgrad.model import Model
 from calmgrad.resume import check_end
@@ -176,9 +177,9 @@ class Run(Running[Evaluated]):
     def _say_plan(self) -> None:
         plan = self.plan
         log.info(
-            "run      %s steps in %d epochs, batches of %d pairs, %s, %s, seed %d",
-            f"{self.course.steps:,}", plan.epochs, plan.batch_size, self.config.optimizer,
-            rate_of(plan), plan.seed,
+            "run      %s in %s, batches of %d pairs, %s, %s, seed %d",
+            counted(self.course.steps, "step"), counted(plan.epochs, "epoch"), plan.batch_size,
+            self.config.optimizer, rate_of(plan), plan.seed,
         )  # fmt: skip
         log.info(
             "loss     symmetric InfoNCE, temperature %g, %s pooling", self.temperature, self.pool

@@ -1,7 +1,6 @@
 """The rows of a report gathered by op, for a table."""
 
 from dataclasses import dataclass, field
-from itertools import count, groupby
 
 from calmgrad.parity.compare import BACKWARD, Row, role_of
 from calmgrad.parity.report import Report
@@ -47,9 +46,13 @@ class Line:
         """The blocks where it differs, "0-2, 5"; "yes" of an op outside of them."""
         if self.good or self.wrong == [self.op]:
             return "" if self.good else "yes"
-        numbers = sorted(int(block) for block in self.wrong)
-        runs = [list(run) for _, run in groupby(numbers, lambda n, c=count(): n - next(c))]
-        return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)
+        runs: list[tuple[int, int]] = []
+        for block in sorted(int(block) for block in self.wrong):
+            if runs and runs[-1][1] == block - 1:
+                runs[-1] = (runs[-1][0], block)
+            else:
+                runs.append((block, block))
+        return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def lines(report: Report) -> list[Line]:

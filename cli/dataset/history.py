@@ -73,6 +73,7 @@ def command(
     if not paths or output is None:
         raise click.UsageError(f"Missing {'option -o' if paths else 'argument FILE...'}.")
     from calmgrad.formats import ctds
+    from calmgrad.formats.files import counted
     from calmgrad.history import read_histories
 
     not_over(output, paths)
@@ -86,9 +87,9 @@ def command(
         print(json.dumps(_values(output, found, show_removed)))
         return
     shells = ", ".join(found.shells)
-    print(one_line(f"{', '.join(paths)}: {shells}, {found.commands:,} commands"))
+    print(one_line(f"{', '.join(paths)}: {shells}, {counted(found.commands, 'command')}"))
     tokens = sum(map(len, found.tokens))
-    print(f"{one_line(output)}: {len(found.tokens):,} sequences, {tokens:,} tokens")
+    print(f"{one_line(output)}: {counted(len(found.tokens), 'sequence')}, {tokens:,} tokens")
     for reason, count in found.left_out.most_common():
         print(f"left out {count:,}: {reason}")
     for kind, count in _kinds(found).most_common():
