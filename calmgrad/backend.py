@@ -17,7 +17,7 @@ from calmgrad.kernels.cuda.device import PRECISIONS, Device, Precision
 from calmgrad.kernels.protocol import Array, ArrayModule, Kernels
 
 Name = Literal["reference", "cpu", "cuda"]
-NAMES: tuple[Name, ...] = ("reference", "cpu")
+NAMES: tuple[Name, ...] = ("reference", "cpu")  # those that every machine has
 
 
 @dataclass(frozen=True, slots=True)

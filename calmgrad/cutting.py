@@ -26,7 +26,7 @@ class Shard:
         packing: where each begins.
         targets: (T,) int64, what each position shall predict, -1 for nothing; None for
             embeddings.
-        asked: of a shard whose tokens, packing and these are on a device, `questions()`.
+        asked: what `questions` gives, on a device; None on the host, where `targets` tell it.
     """
 
     rows: list[int]

@@ -13,6 +13,8 @@ from calmgrad.tape import Tape, Tensor
 
 EPS = float(np.finfo(np.float64).eps)
 ROUNDING = 64 * EPS  # of a value that was computed anew: ops sum many terms
+LARGER = 2.0**20  # a seed multiplied with it gives so much larger gradients, to the last bit
+ALIKE = 1e-9  # of the largest gradient: what two backward passes may be apart
 SCALES = 1e-3, 1.0  # of inputs: what moves by less drowns in rounding; kinks may be 0.1 apart
 
 Function = Callable[..., Tensor]
@@ -51,8 +53,9 @@ class WeightedSum:
         reached: whether anything flowed back to each input.
 
     Raises:
-        CheckFailed: something is not finite or not written, two calls give different values, or
-            gradients of two uses do not add up.
+        CheckFailed: something is not finite or not written, two calls give different values,
+            gradients of two uses do not add up, or depend on another call, or are not in
+            proportion to the gradient of the output.
         ValueError: `fn` returns no Tensor.
     """
 
@@ -75,13 +78,15 @@ class WeightedSum:
         self.value = self._values([array.copy() for array in point])
         refuse_infinite(self.value, "the output")
         self.weights = rng.standard_normal(self.value.shape)
-        self._pass(1)  # takes the memory that the passes below find full of NaN
-        self.gradients, self.reached = self._pass(1)
-        if not self._split:  # a tensor can be split once only
-            self._check_two_uses(self._pass(2)[0])
+        # The first pass also takes the memory that those below find full of NaN.
+        scaled = self._pass(1, seed=LARGER)[0]
+        self.gradients, self.reached = self._pass(1, between=True)
         _fill_with_nan(self.forward_only)
         if not np.array_equal(self.value, self._values(point)):
             raise CheckFailed("gradcheck: two calls of fn with the same arrays gave other values")
+        self._check_alike(scaled)
+        if not self._split:  # a tensor can be split once only
+            self._check_two_uses(self._pass(2)[0])
 
     def slope(self, directions: Mapping[int, Array], step: float, levels: int) -> Slope:
         """The slope along `directions` (input -> array, in units of its scale).
@@ -134,8 +139,15 @@ class WeightedSum:
             raise ValueError("gradcheck: fn returned a tensor of another tape than its arguments'")
         return y
 
-    def _pass(self, uses: int) -> tuple[list[Array], list[bool]]:
-        """The gradients of the inputs after `fn` has used them once, or more often."""
+    def _pass(
+        self, uses: int, seed: float = 1.0, between: bool = False
+    ) -> tuple[list[Array], list[bool]]:
+        """The gradients of the inputs after `fn` has used them once, or more often.
+
+        Args:
+            seed: what the gradient of the output is multiplied with.
+            between: call `fn` with other numbers before going back.
+        """
         tape = self.tape
         tape.begin()
         _fill_with_nan(tape)
@@ -145,7 +157,10 @@ class WeightedSum:
             self._split = any(leaf._views for leaf in leaves)
             for _ in range(uses - 1):
                 y = add(y, self.fn(*leaves))
-            tape.backward(y, self.backend.xp.asarray(self.weights))
+            if between:
+                ones = {k: np.ones_like(x) for k, x in enumerate(self.point)}
+                self._call(tape, [tape.constant(x) for x in self._moved(ones, 1e-3)])
+            tape.backward(y, self.backend.xp.asarray(seed * self.weights))
         reached = [leaf.grad is not None for leaf in leaves]
         gradients = []
         for name, leaf, array in zip(self.names, leaves, self.point, strict=True):
@@ -161,15 +176,38 @@ class WeightedSum:
 
     def _check_two_uses(self, twice: list[Array]) -> None:
         for name, once, both in zip(self.names, self.gradients, twice, strict=True):
-            error = np.abs(both - 2 * once)
-            wrong = np.argwhere(~(error <= 1e-9 * np.abs(once).max(initial=0)))
-            if len(wrong):
-                at = tuple(int(i) for i in wrong[0])
+            at = _apart(2 * once, both)
+            if at is not None:
                 raise CheckFailed(
                     f"gradcheck: gradient of {name} at {list(at)}: {once[at]:.10g} after one use,"
                     f" {both[at]:.10g} after two, expected twice as much: backward must add where"
                     f" something is held (`with {name}.gradient() as d:` sees to it)"
                 )
+
+    def _check_alike(self, scaled: list[Array]) -> None:
+        """Hold the gradients against those of a pass with a larger seed and no other call."""
+        for k, (name, got, more) in enumerate(zip(self.names, self.gradients, scaled, strict=True)):
+            at = _apart(got, more / LARGER)
+            if at is None:
+                continue
+            alone = self._pass(1)[0][k]
+            if _apart(alone, more / LARGER) is None:
+                raise CheckFailed(
+                    f"gradcheck: gradient of {name} at {list(at)}: {alone[at]:.10g}, but"
+                    f" {got[at]:.10g} if fn is called with other numbers before the way back:"
+                    " backward must use what its own call has kept"
+                )
+            raise CheckFailed(
+                f"gradcheck: gradient of {name} at {list(at)}: {alone[at]:.10g}; with a"
+                f" {LARGER:.0f} times larger gradient of the output it is not {LARGER:.0f} times"
+                f" as large but {more[at]:.10g}: backward must be linear in what has arrived"
+            )
+
+
+def _apart(a: Array, b: Array) -> tuple[int, ...] | None:
+    """The first place where two gradients differ by more than rounding."""
+    wrong = np.argwhere(~(np.abs(b - a) <= ALIKE * np.abs(a).max(initial=0)))
+    return tuple(int(i) for i in wrong[0]) if len(wrong) else None
 
 
 def _fill_with_nan(tape: Tape) -> None:

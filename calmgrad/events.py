@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from calmgrad.loop import Report
 from calmgrad.model import Model
 
+P = TypeVar("P")  # what is known before the first step
 E = TypeVar("E")  # an evaluation
 
 
@@ -111,12 +112,12 @@ class Result(Ended[Evaluated]):
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
+class Calls(Generic[P, E]):
     """The caller's functions; None where he gave none."""
 
-    start: Callable[[Prepared], object] | None
+    start: Callable[[P], object] | None
     step: Callable[[Report], object] | None
     epoch: Callable[[EpochEnd], object] | None
-    eval: Callable[[Evaluated], object] | None
+    eval: Callable[[E], object] | None
     checkpoint: Callable[[Path], object] | None
     stop: Callable[[], bool] | None

@@ -17,8 +17,6 @@ from calmgrad.redaction import Removed, remove_secrets
 from calmgrad.template import build_sequence
 from calmgrad.tokenizer import ATN
 
-SHELLS = ("bash", "zsh", "fish")
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:

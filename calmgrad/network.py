@@ -1,4 +1,4 @@
-"""The CALM network out of ops (FORMATS §1)."""
+"""The CALM network out of ops (docs/network.md, FORMATS §1)."""
 
 from calmgrad.config import LAYER_NORM_EPS, ModelConfig
 from calmgrad.kernels.protocol import Array

@@ -1,12 +1,10 @@
-"""From what somebody typed to a prompt, and from tokens back to fields (FORMATS §5 and §8)."""
+"""From what somebody typed to a prompt; and stop conditions (FORMATS §5 and §8)."""
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-from calmgrad.template import Entry, Template, parse_template
-from calmgrad.tokenizer import EOS, NEXT, PAD, decode
+from calmgrad.template import Template, parse_template
 
 
 class InputWarning(UserWarning):
@@ -81,59 +79,6 @@ def _values(template: Template, text: str, found: list[re.Match[str]]) -> dict[s
 
 def _warn(message: str) -> None:
     warnings.warn(message, InputWarning, stacklevel=2)
-
-
-def fields_of(template: str | Template, tokens: Iterable[int]) -> dict[str, Any]:
-    """The fields that a sequence shows: the way back from `build_sequence`.
-
-    Frames that the template does not have are left out; so is everything from EOS or PAD on.
-
-    Returns:
-        Field -> text; of a list, a list of texts; of a repeated entry a list of texts, or of
-        key -> text where it has subtokens.
-    """
-    parsed = parse_template(template) if isinstance(template, str) else template
-    fields: dict[str, Any] = {}
-    owners = {entry.token: entry for entry in parsed.entries if entry.field}
-    current: Entry | None = None
-    target: dict[str, Any] = fields
-    for token, text in _runs(tokens):
-        if not parsed.fields:
-            fields["input"] = fields.get("input", "") + text
-        elif token in owners:
-            current = owners[token]
-            target = _begin(fields, current, text)
-        elif current and current.kind == "list" and token == NEXT:
-            fields[current.field or ""].append(text)
-        elif current:
-            names = [sub.field for sub in current.subtokens if sub.token == token and sub.field]
-            target.update(dict.fromkeys(names, text))
-    return fields
-
-
-def _begin(fields: dict[str, Any], entry: Entry, text: str) -> dict[str, Any]:
-    """Take in the main value of a frame; return where its subtokens' values belong."""
-    field = entry.field or ""
-    if entry.kind == "frame":
-        fields[field] = text
-        return fields
-    item = {entry.primary: text} if entry.primary else {}
-    fields.setdefault(field, []).append(item or text)
-    return item
-
-
-def _runs(tokens: Iterable[int]) -> Iterator[tuple[int, str]]:
-    """Each special token with the text up to the next."""
-    special, run = PAD, bytearray()
-    for token in tokens:
-        if token < PAD:
-            run.append(token)
-            continue
-        yield special, decode(run)
-        if token in (EOS, PAD):
-            return
-        special, run = token, bytearray()
-    yield special, decode(run)
 
 
 _ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\\": "\\"}

@@ -70,6 +70,11 @@ class Replay:
         self.recorded += 1
         return graph
 
+    def forget(self) -> None:
+        """Of all that was done so far: its memory has been given back."""
+        self._graphs.clear()
+        self._done.clear()
+
     def close(self) -> None:
         """Forget all that was recorded, and record no more."""
         self._graphs.clear()

@@ -20,12 +20,12 @@ from calmgrad.evaluation import evaluate
 from calmgrad.events import Calls, EpochEnd, Evaluated, Prepared, Result
 from calmgrad.formats import cwgt
 from calmgrad.formats.checkpoint import Checkpoint
-from calmgrad.interrupting import Interrupted
 from calmgrad.loop import Course, Report, fit
 from calmgrad.model import Model
 from calmgrad.resume import Found, check_end, may_begin_in
 from calmgrad.run_state import Fingerprint, Progress, RunState, Validation, made_with
 from calmgrad.rundir import RunDirectory
+from calmgrad.running import Running
 from calmgrad.saving import Saver
 from calmgrad.settings import TrainConfig, users_file
 from calmgrad.starting import (
@@ -48,7 +48,7 @@ log = logging.getLogger("calmgrad.run")  # facts, in plain words
 progress = logging.getLogger("calmgrad.progress")  # a line every so many steps
 
 
-class Run:
+class Run(Running[Evaluated]):
     """One run.
 
     Args:
@@ -59,10 +59,13 @@ class Run:
     """
 
     def __init__(
-        self, given: TrainConfig, calls: Calls, early: MemoryHandler, found: Found | None
+        self,
+        given: TrainConfig,
+        calls: Calls[Prepared, Evaluated],
+        early: MemoryHandler,
+        found: Found | None,
     ) -> None:
-        self.calls = calls
-        self.early = early
+        super().__init__(calls, early)
         self.found = found
         with usage_errors():
             if found is None:
@@ -89,20 +92,13 @@ class Run:
             self.trainer = trainer_of(self.model, msgspec.structs.replace(c, ewc_lambda=0.0)
                                       if c.continual else c)  # fmt: skip
         self.online = OnlineEWC(self.trainer, c.continual, self.plan.seed) if c.continual else None
-        self.done = 0  # updates
         self.epoch_steps, self.epoch_loss = 0, 0.0  # of the epoch so far
-        self.before: Evaluated | None = None
-        self.best: Evaluated | None = None
-        self.best_weights: Any = None
-        self.misses = 0  # evaluations since the best one
-        self.unvalidated = False  # a signal came before what follows the last update
         if found is not None:
             self._restore(found)
         self.fingerprints: dict[str, Fingerprint] = {}
         self.saved_best: Evaluated | None = self.best  # what the weights on the disk are
         self.lines = Lines(c.log_every)
         self.reporters: list[Any] = []
-        self.stopped: str | None = None
         self.began = self.epoch_began = time.perf_counter()
 
     def train(self) -> Result:
@@ -117,8 +113,7 @@ class Run:
             self._open()
             self._load_kernels()
             self._say_plan()
-            if self.done == 0 or self.unvalidated:
-                self._catch_up()
+            self._catch_up()
             if self.done == 0 and self.stopped == "signal":
                 return self._result([])
             self.epoch_began = time.perf_counter()
@@ -211,45 +206,11 @@ class Run:
             self.stopped = "signal"
         return self.stopped is not None
 
-    def _stop_for_patience(self) -> None:
-        if self.config.patience and self.misses >= self.config.patience:
-            self.stopped = self.stopped or "patience"
-
-    def _after_step(self, report: Report) -> None:
-        self.done = report.step
+    def _record_step(self, report: Report) -> None:
         self.epoch_steps += 1
         self.epoch_loss += report.loss
         values = asdict(report)
         self._record({k: values[k] for k in values if k not in ("steps", "seconds")})
-        self.lines.add(report)
-        if self.calls.step is not None:
-            self.calls.step(report)
-        try:
-            self._after_update(report.step, report.epoch)
-        except Interrupted:
-            self.stopped, self.unvalidated = "signal", True
-            return
-        behind = report.step < self.trainer.updates  # the device has made more steps since
-        if not behind and report.step < self.course.steps and self.saver.due(report.step):
-            self._save_checkpoint()
-
-    def _after_update(self, step: int, epoch: int) -> None:
-        """Validate, and end the epoch, if it is time."""
-        if self.unvalidated or self.course.evaluates_after(step, self.config.eval_every):
-            self._evaluate(step, epoch)
-        if self.course.ends_epoch(step - 1):
-            self._end_epoch(epoch)
-        self.unvalidated = False
-
-    def _catch_up(self) -> None:
-        """What is due before the next update: the first validation, or one that was cut off."""
-        try:
-            if self.done == 0:
-                self._evaluate(0, 0)
-            else:
-                self._after_update(self.done, self.course.update(self.done - 1)[0] + 1)
-        except Interrupted:
-            self.stopped = "signal"
 
     def _end_epoch(self, epoch: int) -> None:
         now = time.perf_counter()
@@ -275,12 +236,10 @@ class Run:
         progress.info("validation after step %d: loss %.4f%s", step, evaluated.loss,
                       " (best so far)" if best and step else "")  # fmt: skip
         if best:
-            self.best, self.best_weights, self.misses = evaluated, self.model.weights.copy(), 0
+            self.best, self.best_weights = evaluated, self.model.weights.copy()
             if step:
                 self.saver.wish()
-        else:
-            self.misses += 1
-            self._stop_for_patience()
+        self._count(best)
         self.before = self.before or evaluated
         if self.calls.eval is not None:
             self.calls.eval(evaluated)

@@ -14,7 +14,7 @@ def check(op: str, **contracts: tuple[Array, str]) -> dict[str, int]:
     ...
     ValueError: op: bias has shape (3,), expected (C,) with C = 2 from x
 
-    A contract may hold products (`2*C`). Tensors will do as well as arrays.
+    Tensors will do as well as arrays.
     """
     return _bind(op, tuple((name, x.shape, contract) for name, (x, contract) in contracts.items()))
 
@@ -28,16 +28,12 @@ def _bind(op: str, contracts: tuple[tuple[str, tuple[int, ...], str], ...]) -> d
         if len(shape) != len(letters):
             raise ValueError(f"{op}: {name} has shape {shape}, expected {_tuple(letters)}")
         for letter, size in zip(letters, shape, strict=True):
-            factor, _, bare = letter.rpartition("*")
-            times = int(factor or 1)
-            if bare not in sizes:
-                if size % times:
-                    raise ValueError(f"{op}: {name} has shape {shape}, expected {_tuple(letters)}")
-                sizes[bare], origin[bare] = size // times, name
-            elif (expected := sizes[bare]) * times != size:
+            if letter not in sizes:
+                sizes[letter], origin[letter] = size, name
+            elif sizes[letter] != size:
                 raise ValueError(
                     f"{op}: {name} has shape {shape}, expected {_tuple(letters)}"
-                    f" with {bare} = {expected} from {origin[bare]}"
+                    f" with {letter} = {sizes[letter]} from {origin[letter]}"
                 )
     return sizes
 

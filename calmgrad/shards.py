@@ -45,12 +45,14 @@ class Placed:
     Attributes:
         addresses: where all that `run` reads and writes begins; where in it each array lies
             depends on the sizes alone.
+        fresh: the worker has no memory for it yet: it is new, or its memory was given back.
     """
 
     worker: Worker
     shard: Shard
     seed: Array
     addresses: tuple[int, ...]
+    fresh: bool
 
     def run(self, head: Head, add: Callable[[Array, int], None], keep: Keep) -> None:
         """As `Runner.run`; nothing but work of the device."""
@@ -145,9 +147,12 @@ class Runner:
         worker = self._workers[0]
         worker.tape.begin()  # its memory becomes one block, if it has grown
         there, weight = worker.place(shard, seed)
-        first, grads = address(there.tokens), address(worker.grads)
-        addresses = (first, grads, *worker.tape.addresses)
-        return Placed(worker, there, weight, addresses)
+        first, grads, memory_of = (
+            address(there.tokens),
+            address(worker.grads),
+            worker.tape.addresses,
+        )
+        return Placed(worker, there, weight, (first, grads, *memory_of), not memory_of)
 
     @contextmanager
     def telling(self, shards: Sequence[Shard]) -> Iterator[None]:
@@ -160,6 +165,7 @@ class Runner:
             raise _too_large(self._backend, self._config, shards, room) from error
 
     def _hire(self, count: int) -> None:
+        # Asked for at every run: the function brings the array that the workers have up to date.
         weights = self._weights() if callable(self._weights) else self._weights
         while len(self._workers) < count:
             self._workers.append(Worker(self._backend, self._config, weights))
@@ -230,7 +236,7 @@ class _Batch:
         """Take shards until none is left; after a failure anywhere, stop."""
         try:
             with backends.silent_overflow():
-                for i in self._next:
+                for i in self._next:  # shared: no two threads get the same number
                     if i >= len(self.shards) or self._failed:
                         return
                     seed = None if self.seeds is None else self.seeds[i]
@@ -249,7 +255,7 @@ class _Batch:
             self._turn.wait_for(lambda: self._added == i or self._failed)
         if self._failed:
             return
-        self.add(grads, i)
+        self.add(grads, i)  # no lock is held: it is nobody else's turn
         with self._turn:
             self._added += 1
             self._turn.notify_all()

@@ -125,6 +125,16 @@ def load_kept(path: str | Path, l_max: int, purpose: str) -> Dataset:
     return kept
 
 
+def refuse_dash(output: str) -> None:
+    """An output named `-` would be a file that is hard to find and to remove.
+
+    Raises:
+        UsageError: it is named so.
+    """
+    if output == "-":
+        raise UsageError("-: the output is a file, not standard output: expected its name")
+
+
 def check_output(output: Path, *data: str | None) -> None:
     """Refuse a place for the finished weights before training, not after.
 
@@ -132,6 +142,7 @@ def check_output(output: Path, *data: str | None) -> None:
         DiskError: it cannot be written.
         UsageError: something else than a model would be overwritten.
     """
+    refuse_dash(str(output))
     if any(path is not None and output.resolve() == Path(path).resolve() for path in data):
         raise UsageError(f"{display(output)}: the weights would replace the data set")
     folder = output.resolve().parent

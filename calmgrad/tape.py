@@ -22,7 +22,10 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Tensor:
-    """A value on a tape, and its gradient once something has flowed back to it."""
+    """A value on a tape, and its gradient once something has flowed back to it.
+
+    A view, made by `split`, is some columns of its parent: it has no memory of its own.
+    """
 
     __slots__ = (
         "_buffer",
@@ -40,10 +43,10 @@ class Tensor:
         self.tape = tape
         self._buffer = buffer  # where the gradient is, or will be
         self._persistent = buffer is not None  # the buffer is the caller's, for many passes
-        self._filled = False  # whether it holds something of this pass
-        self._parent: Tensor | None = None  # a view shares some columns of another tensor,
-        self._columns = slice(None)  # value and gradient
-        self._views: list[Tensor] = []  # all columns of this tensor, or none
+        self._filled = False  # whether the buffer holds something of this pass
+        self._views: list[Tensor] = []  # none, or together all columns
+        self._parent: Tensor | None = None  # of a view, as is the next
+        self._columns = slice(None)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,13 +115,15 @@ class Tensor:
                 mine[...] = given
 
     def drop(self) -> None:
-        """Forget the gradient and give its memory back."""
+        """Forget the gradient, that of views too, and give its memory back."""
         if self._parent is None and self._buffer is not None:
             self.tape.pool.give(self._buffer)
-        self._buffer = None
-        self._filled = False
+        self._buffer, self._filled = None, False
+        for view in self._views:
+            view.drop()
 
     def _open(self) -> tuple[Array, bool]:
+        """The buffer, taken from the pool if there is none yet, and whether it is filled."""
         if self._buffer is None:
             if self._parent is None:
                 self._buffer = self.tape.pool.take(self.shape)
@@ -129,9 +134,7 @@ class Tensor:
 
     def _settle(self) -> None:
         """When views have been written, the whole has been: with 0 where no view was."""
-        if self._filled or not self._views:
-            return
-        if all(view.grad is None for view in self._views):
+        if self._filled or all(view.grad is None for view in self._views):
             return
         for view in self._views:
             buffer, filled = view._open()
@@ -229,7 +232,8 @@ class Tape:
 
     def begin(self) -> None:
         """Forget the previous pass."""
-        for step in self.steps:  # a circle of references would keep the arena's old blocks alive
+        for step in self.steps:
+            # A tensor and its views hold each other, and with them blocks the arena has outgrown.
             step.output._views.clear()
         self.steps.clear()
         self._gone_back = False

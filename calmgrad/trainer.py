@@ -12,13 +12,13 @@ from calmgrad import backend as backends
 from calmgrad import devices, ewc, fisher, nan_search, pair_loss
 from calmgrad.config import rules_named
 from calmgrad.cutting import SHARD_TOKENS, Shard, seeds_of, target_shares
+from calmgrad.device_update import make_update
 from calmgrad.errors import DivergedError
 from calmgrad.kernels.cuda.device import Precision
 from calmgrad.model import Model, Tokens, checked_sequence
 from calmgrad.ops.pool import POOLS
 from calmgrad.optim import make_optimizer
 from calmgrad.trainer_state import TrainerState
-from calmgrad.update import make_update
 from calmgrad.worker import loss_head
 
 REDUCTIONS = ("sequence", "token")

@@ -13,13 +13,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-model_option = click.option(
-    "-m",
-    "--model",
-    "model_path",
-    type=click.Path(),
-    help="CWGT file.  [default: the user model]",
-)
 rows_option = click.option(
     "--rows",
     default="0-3",

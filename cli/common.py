@@ -162,6 +162,13 @@ def to_device(model: "Model", device: str, precision: "Precision") -> "Model":
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Results as one JSON object.")
+model_option = click.option(
+    "-m",
+    "--model",
+    "model_path",
+    type=click.Path(),
+    help="CWGT file.  [default: the user model]",
+)
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1),
@@ -210,10 +217,13 @@ def device_options(default: str) -> Callable[[_Command], _Command]:
 
 
 def not_over(output: str, inputs: Iterable[str]) -> None:
-    """Refuse an output that would take the place of what it is made of.
+    """Refuse an output that would take the place of what it is made of, or is named `-`.
 
     Raises:
-        UsageError: it is the same file as one of the inputs.
+        UsageError: it is `-`, or the same file as one of the inputs.
     """
+    from calmgrad.starting import refuse_dash
+
+    refuse_dash(output)
     if os.path.realpath(output) in map(os.path.realpath, inputs):
         raise UsageError(f"{output}: is read by this command: name another file for the output")

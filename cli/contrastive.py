@@ -1,8 +1,6 @@
 """calmgrad contrastive"""
 
 import json
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -10,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calmgrad.cli.common import PRECISIONS, DeviceName, say
-from calmgrad.cli.train import STOPPED_EARLY, StopSignal
+from calmgrad.cli.runs import (
+    STOPPED_EARLY,
+    Setting,
+    StopSignal,
+    both,
+    json_event,
+    say_stopped,
+    setting_options,
+    settings_of,
+)
 from calmgrad.config import PRESETS
 
 if TYPE_CHECKING:
@@ -18,8 +25,8 @@ if TYPE_CHECKING:
 
 PATH = click.Path()
 
-# (flags, type, help); every one is a key of settings.TrainConfig, the first flag names it.
-_SETTINGS: list[tuple[str, Any, str]] = [
+# Every one is a key of settings.TrainConfig; the first long flag names it.
+_SETTINGS: list[Setting] = [
     ("--dataset -p --pairs", PATH, "Pair file to train on."),
     ("--val-dataset --val-pairs", PATH, "Pair file to validate on; the best weights are kept."),
     ("-m --model --init-cwgt", PATH, 'CWGT file to go on from, or "new".  [default: new]'),
@@ -55,16 +62,8 @@ _SETTINGS: list[tuple[str, Any, str]] = [
 ]  # fmt: skip
 
 
-def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for flags, kind, text in reversed(_SETTINGS):
-        names = flags.split()
-        key = next(name for name in names if name.startswith("--"))[2:].replace("-", "_")
-        command = click.option(*names, key, type=kind, help=text)(command)
-    return command
-
-
 @click.command("contrastive")
-@_setting_options
+@setting_options(_SETTINGS)
 @click.option("--temperature", type=float, help="Of the loss's softmax.  [default: 0.07]")
 @click.option(
     "--pool-mode",
@@ -94,40 +93,20 @@ def command(
     Afterwards a query's embedding is near that of its passage, and far from those of others. The
     weights go to the run directory, and where -o says; the model that it began with stays as it is.
     """
-    from calmgrad import contrastive, settings
+    from calmgrad import contrastive
     from calmgrad.cli.display import display
 
     given = {name: value for name, value in flags.items() if value is not None}
-    sources = [settings.from_mapping(given, flags=True), settings.environment()]
-    if config_path is not None:
-        from_file, notes = settings.read_config(config_path)
-        sources.append(from_file)
-        for note in notes:
-            say(f"note     {note}")
-
-    def event(name: str, report: Any) -> None:
-        if as_json:
-            with suppress(BrokenPipeError):  # the reader has gone: the run goes on
-                print(json.dumps({"event": name, **asdict(report)}), flush=True)
-
+    config = settings_of(given, config_path)
     with StopSignal() as stop, display() as shown:
-
-        def step(report: Any) -> None:
-            shown.step(report)
-            event("step", report)
-
-        def evaluated(report: Any) -> None:
-            shown.evaluated(report)
-            event("evaluation", report)
-
         result = contrastive.train_contrastive(
-            settings.merge(*sources),
+            config,
             temperature=temperature,
             pool=pool_mode,
             strict=strict,
             on_start=shown.start,  # type: ignore[arg-type]
-            on_step=step,
-            on_eval=evaluated,
+            on_step=both(shown.step, json_event("step", as_json)),
+            on_eval=both(shown.evaluated, json_event("evaluation", as_json)),
             should_stop=lambda: stop.caught is not None,
         )
     if as_json:
@@ -169,7 +148,6 @@ def _say_end(result: "Result") -> None:
     if result.stopped == "patience":
         say("         ended early: nothing better for as long as patience allows")
     if result.stopped == "signal":
-        say(f"stopped  the weights so far are in {result.weights[0]}")
-        say(f"resume   calmgrad contrastive --resume {quote(str(result.run_directory))}")
+        say_stopped(result, "contrastive")
     say(f"look     calmgrad plot {quote(str(result.run_directory))}")
     say(f"next     calmgrad embed -m {quote(str(result.weights[0]))} TEXT -o TEXT.index")

@@ -1,14 +1,15 @@
 """calmgrad demo"""
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from calmgrad.cli.common import json_option, say, threads_option
-from calmgrad.cli.train import StopSignal, say_stopped
+from calmgrad.cli.runs import StopSignal, say_stopped
 
 if TYPE_CHECKING:
+    from calmgrad.events import Result
     from calmgrad.model import Model
 
 STEPS = 1800
@@ -36,7 +37,7 @@ def command(
     commits. The model sees folder, git state and last commands, and learns to complete the
     next one. Everything is seeded: the same steps give the same model.
     """
-    from calmgrad import data, demo, evaluation, rundir, starting, training
+    from calmgrad import data, demo, evaluation, rundir, training
     from calmgrad.cli.display import display
 
     directory = rundir.RunDirectory(save_dir, "demo", force)
@@ -71,30 +72,37 @@ def command(
     if stop.caught is not None:
         say_stopped(result)
     stop.leave_if_caught()
-    weights = result.weights[0]
     assert result.before is not None
     after = evaluation.evaluate(result.model, data.load_dataset(paths[1]), threads)
     completions = [
         dict(description=p.description, typed=p.typed, completion=complete(result.model, p.tokens))
         for p in demo.PROMPTS
     ]
+    outcome = {
+        "weights": str(result.weights[0]),
+        "steps": result.steps,
+        "seconds": round(result.seconds, 3),
+        "bits_per_byte_before": result.before.bits_per_byte,
+        "bits_per_byte_after": after.bits_per_byte,
+        "completions": completions,
+    }
     if as_json:
-        outcome = {
-            "weights": str(weights),
-            "steps": result.steps,
-            "seconds": round(result.seconds, 3),
-            "bits_per_byte_before": result.before.bits_per_byte,
-            "bits_per_byte_after": after.bits_per_byte,
-            "completions": completions,
-        }
         print(json.dumps(outcome))
         return
     say()
-    print(f"trained {result.steps:,} steps in {starting.duration(result.seconds)}")
-    change = f"{result.before.bits_per_byte:.2f} before, {after.bits_per_byte:.2f} after"
-    print(f"validation: bits per byte {change}")
-    for shown_one in completions:
+    tell(outcome, result)
+
+
+def tell(outcome: dict[str, Any], result: "Result") -> None:
+    """What has been learnt, in words, and what to do next."""
+    from calmgrad.starting import duration
+
+    print(f"trained {result.steps:,} steps in {duration(result.seconds)}")
+    change = "{bits_per_byte_before:.2f} before, {bits_per_byte_after:.2f} after"
+    print(f"validation: bits per byte {change.format(**outcome)}")
+    for shown_one in outcome["completions"]:
         print("\n{description}\n  $ {typed}[{completion}]".format(**shown_one))
+    weights = outcome["weights"]
     print(f"\nwrote {weights}")
     print(f"next: calmgrad plot {result.run_directory}")
     print(f"      calmgrad generate -m {weights} -i 'git c'")

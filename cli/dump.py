@@ -2,15 +2,16 @@
 
 import click
 
-from calmgrad.cli.batch import (
-    backend_named,
-    backend_option,
-    batch,
+from calmgrad.cli.batch import backend_named, backend_option, batch, rows_option, rules_option
+from calmgrad.cli.common import (
+    data_folder,
+    emit,
+    json_option,
+    load_finite,
     model_option,
-    rows_option,
-    rules_option,
+    not_over,
+    users_file,
 )
-from calmgrad.cli.common import data_folder, emit, json_option, load_finite, not_over, users_file
 from calmgrad.errors import usage_errors
 
 

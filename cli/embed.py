@@ -14,6 +14,7 @@ from calmgrad.cli.common import (
     emit,
     json_option,
     load_finite,
+    model_option,
     not_over,
     say,
     threads_option,
@@ -36,13 +37,7 @@ AT_ONCE = 256  # texts whose embeddings are written together
 
 @click.command("embed")
 @click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path())
-@click.option(
-    "-m",
-    "--model",
-    "model_path",
-    type=click.Path(),
-    help="CWGT file.  [default: the user model]",
-)
+@model_option
 @click.option(
     "-o",
     "--output",

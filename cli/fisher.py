@@ -13,6 +13,7 @@ from calmgrad.cli.common import (
     json_option,
     load_finite,
     load_kept,
+    model_option,
     say,
     threads_option,
     users_file,
@@ -25,13 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command("fisher")
-@click.option(
-    "-m",
-    "--model",
-    "model_path",
-    type=click.Path(),
-    help="CWGT file.  [default: the user model]",
-)
+@model_option
 @click.option(
     "-d",
     "--dataset",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import json_option, load_finite, say, size_name, users_file
+from calmgrad.cli.common import json_option, load_finite, model_option, say, size_name, users_file
 from calmgrad.errors import UsageError, usage_errors
 
 if TYPE_CHECKING:
@@ -22,13 +22,7 @@ SHOWN_CONTROLS = "\n\t"  # the control characters that a terminal gets as they a
 
 
 @click.command("generate")
-@click.option(
-    "-m",
-    "--model",
-    "model_path",
-    type=click.Path(),
-    help="CWGT file.  [default: the user model]",
-)
+@model_option
 @click.option("-i", "--input", "text", help="Text to complete, or field:value text.  [stdin]")
 @click.option("-r", "--raw", help="Tokens to complete: <NAME> and <:ID:> in it, no template.")
 @click.option("-k", "--top-k", type=click.IntRange(0), help="Draw from the K likeliest; 0: off.")

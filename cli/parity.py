@@ -1,19 +1,21 @@
 """calmgrad parity"""
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.batch import (
-    backend_named,
-    backend_option,
-    batch,
+from calmgrad.cli.batch import backend_named, backend_option, batch, rows_option, rules_option
+from calmgrad.cli.common import (
+    data_folder,
+    json_option,
+    load_finite,
     model_option,
-    rows_option,
-    rules_option,
+    one_line,
+    say,
+    users_file,
 )
-from calmgrad.cli.common import data_folder, json_option, load_finite, one_line, say, users_file
 from calmgrad.errors import CheckFailed, FileError, UsageError, usage_errors
 
 if TYPE_CHECKING:
@@ -186,7 +188,11 @@ def _other_model(model: "Model", path: str) -> "Model":
 
     other = load_model(path)
     if other.config != model.config:
-        raise FileError(f"{path}: its sizes are {other.config}, the model's are {model.config}")
+        theirs, ours = asdict(other.config), asdict(model.config)
+        apart = [
+            f"{key} {theirs[key]}, expected {ours[key]}" for key in ours if theirs[key] != ours[key]
+        ]
+        raise FileError(f"{path}: has other sizes than the model: {'; '.join(apart)}")
     return other
 
 
@@ -212,8 +218,9 @@ def show(report: "Report") -> None:
         console.print(table)
         console.print()
     if report.ignored:
-        some = ", ".join(report.ignored[:5]) + (", …" if len(report.ignored) > 5 else "")
-        say(f"warning: {len(report.ignored)} names mean nothing here: {some}")
+        more = f", … ({len(report.ignored)} in all)" if len(report.ignored) > 5 else ""
+        some = ", ".join(report.ignored[:5]) + more
+        say(f"warning: names that mean nothing here: {some}")
     for note in report.notes:
         say(f"note: {note}")
     if report.ok:

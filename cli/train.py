@@ -1,31 +1,32 @@
 """calmgrad train"""
 
 import json
-import signal
-import sys
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict
 from shlex import quote
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from calmgrad.cli.common import PRECISIONS, DeviceName, say
+from calmgrad.cli.runs import (
+    STOPPED_EARLY,
+    Setting,
+    StopSignal,
+    both,
+    json_event,
+    key_of,
+    say_stopped,
+    setting_options,
+    settings_of,
+)
 from calmgrad.config import PRESETS, RULES
 
 if TYPE_CHECKING:
     from calmgrad.events import Result
 
-STOPPED_EARLY = "stopped  before the first step: there is nothing to save"
-SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
-
-_Command = TypeVar("_Command", bound=Callable[..., object])
 PATH = click.Path()
 
-# (flags, type, help); every flag but --config, --json is a key of settings.TrainConfig.
-_GROUPS: dict[str, list[tuple[str, Any, str]]] = {
+# Every flag but --config, --json is a key of settings.TrainConfig.
+_GROUPS: dict[str, list[Setting]] = {
     "model": [
         ("-m --model --init-cwgt", PATH, 'CWGT file to go on from, or "new".  [default: the user'
          " model; without one, new]"),
@@ -101,32 +102,15 @@ class GroupedCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         records = {p.name: p.get_help_record(ctx) for p in self.get_params(ctx)}
         for title, rows in _GROUPS.items():
-            names = [_key(flags) for flags, _, _ in rows]
+            names = [key_of(flags) for flags, _, _ in rows]
             with formatter.section(title.capitalize()):
                 formatter.write_dl([r for name in names if (r := records.pop(name, None))])
         with formatter.section("Others"):
             formatter.write_dl([r for r in records.values() if r])
 
 
-def _key(flags: str) -> str:
-    """The name of a flag's setting: `-m --model --init-cwgt` is `model`."""
-    first_long = next(flag for flag in flags.split() if flag.startswith("--"))
-    return first_long[2:].replace("-", "_")
-
-
-def _setting_options(command: _Command) -> _Command:
-    for rows in reversed(_GROUPS.values()):
-        for flags, kind, text in reversed(rows):
-            bare: dict[str, Any] = {}  # the value of a flag without one
-            if _key(flags) == "resume":
-                bare = {"is_flag": False, "flag_value": "auto"}
-            option = click.option(*flags.split(), _key(flags), type=kind, help=text, **bare)
-            command = option(command)
-    return command
-
-
 @click.command("train", cls=GroupedCommand)
-@_setting_options
+@setting_options(*_GROUPS.values(), bare={"resume": "auto"})
 @click.option("--shuffle/--no-shuffle", default=None, help="[default: shuffle]")
 @click.option("--debug-nan", is_flag=True, default=None, help="When loss or gradient are not"
               " finite, name the op, sequence and token where it began.")  # fmt: skip
@@ -144,55 +128,29 @@ def command(config_path: str | None, as_json: bool, **flags: Any) -> None:
     A new model takes batch size, learning rate, warm-up and epochs of its size. An existing one
     is fine-tuned, and replaced at the end; its old file is kept once as .bak.
     """
-    from calmgrad import settings, training
+    from calmgrad import training
     from calmgrad.cli.display import display
 
     given = {name: value for name, value in flags.items() if value is not None}
     if "report_to" in given:
         given["report_to"] = [given["report_to"]]
-    sources = [settings.from_mapping(given, flags=True), settings.environment()]
-    notes: list[str] = []
-    if config_path is not None:
-        from_file, notes = settings.read_config(config_path)
-        sources.append(from_file)
-    for note in notes:
-        say(f"note     {note}")
+    config = settings_of(given, config_path)
     with StopSignal() as stop, display() as shown:
         result = training.train(
-            settings.merge(*sources),
+            config,
             on_start=shown.start,
-            on_step=_both(shown.step, _json_event("step", as_json)),
-            on_epoch=_json_event("epoch", as_json),
-            on_eval=_both(shown.evaluated, _json_event("evaluation", as_json)),
+            on_step=both(shown.step, json_event("step", as_json)),
+            on_epoch=json_event("epoch", as_json),
+            on_eval=both(shown.evaluated, json_event("evaluation", as_json)),
             should_stop=lambda: stop.caught is not None,
         )
-    summary = result.summary()
     if as_json:
-        print(json.dumps({"event": "end", **summary}))
-    _say_end(result, summary)
+        print(json.dumps({"event": "end", **result.summary()}))
+    _say_end(result)
     stop.leave_if_caught()
 
 
-def _json_event(name: str, wanted: bool) -> Callable[[Any], object]:
-    """A callback that prints what it is called with, if that is wanted."""
-
-    def emit(report: Any) -> None:
-        if wanted:
-            with suppress(BrokenPipeError):  # the reader has gone: the run goes on
-                print(json.dumps({"event": name, **asdict(report)}), flush=True)
-
-    return emit
-
-
-def _both(first: Callable[[Any], object], second: Callable[[Any], object]) -> Callable[[Any], None]:
-    def call(report: Any) -> None:
-        first(report)
-        second(report)
-
-    return call
-
-
-def _say_end(result: "Result", summary: dict[str, Any]) -> None:
+def _say_end(result: "Result") -> None:
     from calmgrad.formats.files import counted
     from calmgrad.starting import duration
 
@@ -211,41 +169,3 @@ def _say_end(result: "Result", summary: dict[str, Any]) -> None:
         say_stopped(result)
     say(f"look     calmgrad plot {quote(str(result.run_directory))}")
     say(f"next     calmgrad evaluate -m {quote(str(result.weights[0]))} -d DATA.ctds")
-
-
-def say_stopped(result: "Result") -> None:
-    """What a signal has left, and how to go on."""
-    if not result.steps:
-        say(STOPPED_EARLY)
-        return
-    say(f"stopped  the weights so far are in {result.weights[0]}")
-    say(f"resume   calmgrad train --resume {quote(str(result.run_directory))}")
-
-
-class StopSignal:
-    """Inside, the first INT, TERM or HUP lets the step finish; a second one ends at once."""
-
-    def __init__(self) -> None:
-        self.caught: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        self._before = {number: signal.signal(number, self._catch) for number in SIGNALS}
-        if hasattr(signal, "SIGPIPE"):  # a run does not end because nobody reads its talk
-            self._before[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def leave_if_caught(self) -> None:
-        """End the process with the signal's exit code, if one has come."""
-        if self.caught is not None:
-            sys.exit(SIGNALS[self.caught])
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.caught is not None:
-            sys.exit(SIGNALS[signal.Signals(number)])
-        self.caught = signal.Signals(number)
-        say(f"stopping after this step ({self.caught.name}; once more to leave at once)")

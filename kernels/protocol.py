@@ -35,13 +35,14 @@ class Sizes(NamedTuple):
 
 
 class Kernels(Protocol):
-    """The functions of `calmgrad.kernels.<backend>`."""
+    """The functions of `calmgrad.kernels.<backend>`.
+
+    `<op>_workspace` says how many elements of scratch memory the op's kernels take as `work`.
+    """
 
     def matmul(self, out: Array, a: Array, b: Array, add: Array | None = None) -> None:
         """out = a @ b, plus `add` (not `out` itself) if given; `a` and `b` may be transposed."""
         ...
-
-    # Elements of scratch memory, `work`, that an op needs.
 
     def causal_conv1d_workspace(self, tokens: int, channels: int, taps: int) -> int: ...
 
@@ -160,7 +161,7 @@ class Kernels(Protocol):
     ) -> None: ...
 
     def squared_norm(self, x: Array) -> float:
-        """Sum of squares, in float64."""
+        """Sum of squares, in float64 (at most 1024 of them in the arrays' own type)."""
         ...
 
     def adamw(

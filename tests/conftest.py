@@ -5,6 +5,8 @@ suite is quick and repeats; `thorough` draws many, and new ones every time.
 """
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,17 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder.name}/ beside the project")
     return folder
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """Waiting for a FIFO or a device fails instead of stopping the suite."""
+
+    def fail(*_: object) -> None:
+        raise TimeoutError("hangs")
+
+    previous = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)

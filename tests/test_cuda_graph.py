@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import calmgrad
-from calmgrad import buckets, update
+from calmgrad import buckets, device_update
 from calmgrad.cutting import pack_targets
-from calmgrad.errors import DivergedError
+from calmgrad.device_update import DeviceUpdate
+from calmgrad.errors import DivergedError, OutOfMemoryError
 from calmgrad.replay import MOST, Replay
-from calmgrad.update import DeviceUpdate
+from calmgrad.update import Penalty
 from calmgrad.worker import Worker
 from tests.cuda_on_cpu.device import EmulatedDevice
 from tests.cuda_on_cpu.fixtures import device, stand_in
@@ -225,13 +226,40 @@ def test_a_step_that_cannot_be_recorded_goes_on_and_says_so(
     assert_same(found, right)
 
 
+def test_steps_are_recorded_again_after_memory_ran_out(
+    stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers give their memory back: a step that was done before has none to record."""
+    with calmgrad.Trainer(small(), device="cuda") as trainer:
+        for _ in range(3):
+            trainer.step(*batch(0))
+        add_losses = DeviceUpdate._add_losses
+
+        def full(*_: Any) -> None:
+            raise MemoryError("Out of memory")
+
+        monkeypatch.setattr(DeviceUpdate, "_add_losses", full)
+        with pytest.raises(OutOfMemoryError):
+            trainer.step(*batch(2))
+        monkeypatch.setattr(DeviceUpdate, "_add_losses", add_losses)
+        replay = replay_of(trainer)
+        for _ in range(3):
+            trainer.step(*batch(0))
+        assert (replay.recorded, replay.replayed) == (2, 4)
+        found = trainer.model.weights.copy()
+    with calmgrad.Trainer(small(), device="cuda", cuda_graph=False) as trainer:
+        for _ in range(6):
+            trainer.step(*batch(0))
+        assert found.tobytes() == trainer.model.weights.tobytes()
+
+
 def test_the_environment_switches_it_off(
     stand_in: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(update.ENVIRONMENT, "0")
+    monkeypatch.setenv(device_update.ENVIRONMENT, "0")
     assert trained(None)["counts"] == (0, 0)
     assert trained(True)["counts"] != (0, 0)
-    monkeypatch.setenv(update.ENVIRONMENT, "perhaps")
+    monkeypatch.setenv(device_update.ENVIRONMENT, "perhaps")
     with pytest.raises(ValueError, match="CALMGRAD_CUDA_GRAPH='perhaps': expected 0 or 1"):
         trained(None)
 
@@ -347,7 +375,7 @@ def numbers_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 
 def strength_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(update.Penalty, "told", lambda self: ())
+    patch.setattr(Penalty, "told", lambda self: ())
 
 
 def sequences_not_looked_at(patch: pytest.MonkeyPatch) -> None:

@@ -185,6 +185,23 @@ def test_arguments_of_other_types_are_refused() -> None:
             kernel(one, one, wrong)
 
 
+def test_numbers_have_the_bytes_that_a_kernel_expects() -> None:
+    """CUDA copies as many bytes as a parameter has, whatever they mean: 1 would be 1.4e-45."""
+    device = EmulatedDevice()
+    kernels = CudaKernels(device)
+    p, g = (device.xp.asarray(np.arange(3.0, dtype="float32")) for _ in range(2))
+    kernels.sgd(p, g, 1, 1, 2)
+    assert p.get().tolist() == [0, -2, -4]
+    kernels.ewc_gradient(g, p, g, g, 1)
+    assert g.get().tolist() == [0, -2, -10]
+    sizes = ((1, 1, 1), (32, 1, 1), p.dtype)
+    for wrong in ((p, 0.5), (p,), (device.xp.zeros(3), 3), (3, 3), (p, p)):
+        with pytest.raises(TypeError):
+            kernels.launch("pool", "pool_forward", *sizes, *wrong)
+        with pytest.raises(TypeError):
+            kernels.launch("optimizer", "sum_squares", *sizes, device.xp.zeros(1), *wrong)
+
+
 def test_arrays_of_host_and_device_do_not_mix() -> None:
     xp = EmulatedDevice().xp
     x = xp.asarray(np.arange(3.0))

@@ -58,6 +58,7 @@ SHORT = {
 # Where a text stands, how it begins, and the files it is.
 TEXTS = {
     ("data.md", "<CWD>"): ["shell.txt", "commands.train.txt", "commands.val.txt"],
+    ("data.md", "It rained"): ["book.txt"],
     ("data.md", "<WORD>"): ["words.txt"],
     ("data.md", "<QUERY>"): ["pair.txt"],
     ("dictionary.md", "<WORD>"): ["entries.train.txt", "entries.val.txt"],
@@ -227,7 +228,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("history.txt", ".bash_history"):
         (folder / name).write_text(HISTORY, encoding="utf-8")
     recipes = [name for recipe in RECIPES for name in (recipe, f"{recipe}_val")]
-    for name in ("train", "train_val", "test", "more", "new", "words", "history", *recipes):
+    for name in ("train", "train_val", "test", "more", "new", "words", "book", "history", *recipes):
         calmgrad.write_dataset(folder / f"{name}.ctds", sequences, positions)
     for path, part in (("part.ctds", slice(0, 12)), ("part_val.ctds", slice(12, 24))):
         calmgrad.write_dataset(folder / path, sequences[part], positions[part])
@@ -312,7 +313,6 @@ def test_python_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str
     """The blocks of a page one after the other: later ones may use what earlier ones made."""
     sequences, positions = some_sequences()
     given = {
-        "calmgrad": calmgrad,
         "model": calmgrad.load_model("model.cwgt"),
         "sequences": sequences,
         "cmd_positions": positions,
@@ -530,6 +530,22 @@ def test_every_page_is_in_the_contents() -> None:
     found = [*PAGES[1:], *(ROOT / "docs" / "notebooks").glob("*.ipynb")]
     pages = {page.relative_to(index.parent).as_posix() for page in found} - {"index.md"}
     assert not pages - named
+
+
+def test_the_engine_has_as_many_lines_as_told() -> None:
+    page = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+    told = re.search(r"the engine, ([\d,]+) lines", page)
+    read = [ROOT / "calmgrad" / "tape.py", ROOT / "calmgrad" / "network.py"]
+    read += (ROOT / "calmgrad" / "ops").glob("*.py")
+    read += (ROOT / "kernels" / "reference").glob("*.py")
+    others = {"__init__", "basic", "decode", "optimizer", "sampling"}
+    lines = sum(
+        len(path.read_text(encoding="utf-8").splitlines())
+        for path in read
+        if path.stem not in others
+    )
+    assert told is not None
+    assert round(lines, -2) == int(told[1].replace(",", ""))
 
 
 def test_every_operation_is_derived() -> None:

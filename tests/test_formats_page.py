@@ -56,6 +56,14 @@ def test_numbers_count_from_1() -> None:
         assert [row.number for row in rows] == list(range(1, len(rows) + 1)), name
 
 
+def test_a_paragraph_that_the_source_names_is_told() -> None:
+    known = set(re.findall(r"^\| FORMATS §(\d) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    for folder in ("calmgrad", "kernels", "cli", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):  # does not follow links
+            for where in re.findall(r"FORMATS ((?:§\d| and )+)", path.read_text(encoding="utf-8")):
+                assert set(re.findall(r"\d", where)) <= known, path
+
+
 def test_the_order_of_the_parameters() -> None:
     numbered = re.findall(r"\| (\d+) \| `([\w.]+)` \|", PAGE.read_text(encoding="utf-8"))
     told = {int(number): name for number, name in numbered}

@@ -19,7 +19,7 @@ X, W = RNG.standard_normal((5, 4)), RNG.standard_normal((4, 3))
 
 
 def wrong_at(x: Tensor, index: tuple[int, ...], error: float) -> Tensor:
-    """The identity, with `error` in one element of its gradient."""
+    """The identity, with a relative `error` in one element of its gradient."""
     y = x.tape.empty(x.shape)
     y.value[...] = x.value
 
@@ -27,7 +27,7 @@ def wrong_at(x: Tensor, index: tuple[int, ...], error: float) -> Tensor:
     def backward() -> None:
         with x.gradient() as dx:
             dx[...] = y.grad
-            dx[index] += error
+            dx[index] *= 1 + error
 
     return y
 
@@ -54,12 +54,12 @@ def test_one_wrong_element_is_found_and_named(full: bool, error: float) -> None:
         gradcheck(fn, X, W, full=full)
     assert "gradient of w at [2, 1]: formula " in str(caught.value)
     formula, difference = (float(part.split()[-1]) for part in str(caught.value).split(", c"))
-    assert formula - difference == pytest.approx(error, rel=1e-5)
+    assert formula / difference == pytest.approx(1 + error, rel=1e-5)
 
 
 def test_the_tolerance_is_relative_to_the_gradient_of_the_input() -> None:
     def fn(x: Tensor) -> Tensor:
-        return basic.mul(wrong_at(x, (0, 0), 1e-8), 1e-6)
+        return basic.mul(wrong_at(x, (0, 0), 0.01), 1e-6)
 
     with pytest.raises(CheckFailed, match="gradient of x at"):
         gradcheck(fn, X)
@@ -99,7 +99,7 @@ def test_probes_see_an_error_in_the_smallest_gradients() -> None:
     scale = np.geomspace(1e-9, 1, X.size).reshape(X.shape)
 
     def fn(x: Tensor) -> Tensor:
-        return basic.mul(basic.tanh(wrong_at(x, (0, 0), 1e-10)), scale)
+        return basic.mul(basic.tanh(wrong_at(x, (0, 0), 0.1)), scale)
 
     gradcheck(fn, X)  # drowned by the others
     with pytest.raises(CheckFailed, match=r"gradient of x at \[0, 0\]: formula"):
@@ -146,6 +146,38 @@ def test_a_gradient_that_overwrites_is_found() -> None:
 
     with pytest.raises(CheckFailed, match=r"after two, expected twice as much: backward must add"):
         gradcheck(other_backward("overwrite", overwrite), X)
+
+
+def test_what_is_kept_for_the_way_back_must_be_the_calls_own() -> None:
+    """A workspace of all calls together holds what the last one has put there."""
+    shared = np.empty(X.shape)
+
+    def squares(x: Tensor) -> Tensor:
+        y = x.tape.empty(x.shape)
+        shared[...] = 2 * x.value
+        y.value[...] = x.value**2
+
+        @x.tape.record("squares", y)
+        def backward() -> None:
+            with x.gradient() as dx:
+                dx[...] = shared * y.grad
+
+        return y
+
+    with pytest.raises(CheckFailed, match=r"x at \[0, 0\]: .* must use what its own call has kept"):
+        gradcheck(squares, X)
+
+
+@pytest.mark.parametrize(
+    "changed", [lambda dy: dy + 1e-8, lambda dy: np.clip(dy, -3, 3), lambda dy: np.sign(dy)]
+)
+def test_backward_must_be_linear(changed: Callable[[Array], Array]) -> None:
+    def write(x: Tensor, dy: Array) -> None:
+        with x.gradient() as dx:
+            dx[...] = changed(dy)
+
+    with pytest.raises(CheckFailed, match=r"x at \[0, 0\]: .* must be linear"):
+        gradcheck(other_backward("changed", write), X)
 
 
 def test_a_changed_input_is_found() -> None:

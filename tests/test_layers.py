@@ -26,14 +26,14 @@ LAYERS = [
     "formats domains template prompt",
     "decoder sampling generation",
     "model",
-    "optim schedule ewc update fisher pair_loss",
+    "optim schedule ewc update device_update fisher pair_loss",
     "trainer trainer_state",
     "settings settings_schema settings_yaml",
     "data demo history evaluation loop parity explain"
     " gradient_check differences op_cases model_check planted_errors testing"
     " plots continual rundir starting training conversion dataset_statistics dataset_editing"
     " redaction retrieval contrastive texts search suggestions ceilings op_profile events run"
-    " secret_patterns device_ceilings run_state resume saving telling trace model_diff",
+    " secret_patterns device_ceilings run_state resume running saving telling trace model_diff",
     "calmgrad",  # calmgrad/__init__.py: the public names
     "cli",
 ]

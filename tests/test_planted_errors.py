@@ -109,15 +109,17 @@ MISTAKES = [
     reference("causal_conv1d", "dweight[:, 0] = (x * da)", "dweight[:, 0] = (x * dy)"),
     # The scan.
     cpu("selective_scan", "load(ddt, (t, c), lanes) * slope", "load(ddt, (t, c), lanes)"),
-    cpu("selective_scan", "bias_sum += dstep", "bias_sum += dstep * slope"),
-    cpu("selective_scan", "step * ddrive + skip * dy", "step * ddrive"),
-    cpu("selective_scan", "skip_sum += dscan * load(u", "skip_sum += dgated * load(u"),
+    cpu("selective_scan", "bias_sum += ddt_t", "bias_sum += ddt_t * slope"),
+    cpu("selective_scan", "dt_t * ddrive + skip * dy_t", "dt_t * ddrive"),
+    cpu("selective_scan", "dD_sum += dy_t * load(u", "dD_sum += dout_t * load(u"),
     cpu(
         "selective_scan",
-        "dy * load(hs, (q + 1, n, 0), every)",
-        "dy * load(hs, (q, n, 0), every)",
+        "dy_t * load(hs, (q + 1, n, 0), every)",
+        "dy_t * load(hs, (q, n, 0), every)",
     ),
-    cpu("selective_scan", "g = g * load(decays, (q, n, 0), every)", "g = g * 1.0"),
+    cpu(
+        "selective_scan", "carried = dh_n * load(decays, (q, n, 0), every)", "carried = dh_n * 1.0"
+    ),
     cpu(
         "selective_scan",
         "(chunk, n, c), lanes), every)\n                _gate_backward",
@@ -155,16 +157,12 @@ MISTAKES = [
     ),
     reference("selective_scan", "ddt *= -np.expm1(-dt)", "ddt *= 1"),
     reference("selective_scan", "ddt_bias[...] = ddt.sum(axis=0)", "ddt_bias[...] = 0"),
-    reference("selective_scan", "dexponent = dh * before * decay", "dexponent = dh * before"),
-    reference(
-        "selective_scan", "dexponent = dh * before * decay", "dexponent = dh * after * decay"
-    ),
+    reference("selective_scan", "dE = dh * before * decay", "dE = dh * before"),
+    reference("selective_scan", "dE = dh * before * decay", "dE = dh * after * decay"),
     reference("selective_scan", "dA_log[...] = dA * A", "dA_log[...] = dA"),
-    reference("selective_scan", "dbc[t, n:] = dy[t] @ after", "dbc[t, n:] = dy[t] @ before"),
-    reference("selective_scan", "du[t] = dt[t] * db_u + D * dy[t]", "du[t] = dt[t] * db_u"),
-    reference(
-        "selective_scan", "(dexponent * A).sum(axis=1) + u[t] * db_u", "(dexponent * A).sum(axis=1)"
-    ),
+    reference("selective_scan", "dC[t] = dy[t] @ after", "dC[t] = dy[t] @ before"),
+    reference("selective_scan", "du[t] = dt[t] * ddrive + D * dy[t]", "du[t] = dt[t] * ddrive"),
+    reference("selective_scan", "(dE * A).sum(axis=1) + u[t] * ddrive", "(dE * A).sum(axis=1)"),
     op(
         "selective_scan", "kernels.matmul(dp[:, :rank], ddt, dt_weight.value.T)", "dp[:, :rank] = 0"
     ),

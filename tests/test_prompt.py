@@ -1,16 +1,13 @@
-"""Typed text to prompts, sequences back to fields, stop conditions (FORMATS §5 and §8)."""
+"""Typed text to prompts, and stop conditions (FORMATS §5 and §8)."""
 
 import warnings
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from calmgrad.domains import DOMAINS
-from calmgrad.prompt import InputWarning, fields_of, prompt, stop_patterns, typed_fields
-from calmgrad.template import build_sequence, parse_template
-from calmgrad.tokenizer import BOS, CMD, decode, encode
+from calmgrad.prompt import InputWarning, prompt, stop_patterns, typed_fields
+from calmgrad.template import parse_template
+from calmgrad.tokenizer import BOS, decode
 
 SHELL = DOMAINS["shell"].metadata.template
 WORD = DOMAINS["dictionary"].metadata.template
@@ -75,34 +72,6 @@ def test_prompts() -> None:
     assert prompt("", "hé") == [BOS, *"hé".encode()]
     assert decode(prompt("BOS;ATN", "Once upon"), special=True) == "<BOS><ATN>Once upon"
     assert decode(prompt(WORD, "cat"), special=True) == "<BOS><WORD>cat<ATN>"
-
-
-@pytest.mark.parametrize(
-    ("template", "fields"),
-    [
-        (SHELL, {"cwd": "/", "git": "main", "env": ["A=1"], "completions": ["a", "", "b"],
-                 "history": [{"cmd": "ls", "exit": "0"}, {"cmd": "w"}], "input": "git"}),
-        (WORD, {"input": "cat", "pos": "n.", "note": "", "ipa": "kat"}),
-        (WORD, {"input": "cat"}),
-        ("BOS;ATN", {"input": "Once upon"}),
-        ("", {"input": "Once upon"}),
-    ],
-)  # fmt: skip
-def test_fields_come_back(template: str, fields: dict[str, Any]) -> None:
-    tokens = build_sequence(template, fields, eos=True)
-    assert fields_of(template, tokens) == fields
-    assert fields_of(template, [*tokens, CMD, *encode("after EOS")]) == fields
-
-
-def test_frames_of_others_are_left_out() -> None:
-    tokens = [*build_sequence(WORD, {"input": "cat"}), 271, *b"n.", 269, 274, *b"A pet.", 269, 258]
-    assert fields_of(WORD, tokens) == {"input": "cat", "pos": "n."}
-
-
-@given(st.lists(st.integers(0, 319), max_size=20))
-def test_any_sequence_has_fields(tokens: list[int]) -> None:
-    for template in (SHELL, WORD, "BOS;ATN", ""):
-        fields_of(template, tokens)
 
 
 def test_stop_patterns() -> None:

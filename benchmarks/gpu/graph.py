@@ -10,7 +10,7 @@ import numpy as np
 import calmgrad
 from benchmarks.batches import lengths_of
 from benchmarks.gpu.subject import Failed, Subject
-from calmgrad.update import DeviceUpdate
+from calmgrad.device_update import DeviceUpdate
 
 SIZES = ("nano", "small")
 BATCHES = 12  # of several buckets; each comes three times

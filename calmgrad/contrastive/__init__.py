@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from calmgrad.contrastive.events import Evaluated, Prepared, Result
 from calmgrad.contrastive.run import Run
+from calmgrad.events import Calls
 from calmgrad.loop import Report
 from calmgrad.settings import TrainConfig
 from calmgrad.telling import said_early
@@ -37,6 +38,6 @@ def train_contrastive(
     Raises:
         UsageError, FileError, DivergedError, DiskError: with one line that says what and where.
     """
-    calls = (on_start, on_step, on_eval, should_stop)
+    calls = Calls(on_start, on_step, None, on_eval, None, should_stop)
     with said_early() as early:
-        return Run(config, temperature, pool, strict, early, *calls).train()
+        return Run(config, temperature, pool, strict, early, calls).train()

@@ -4,27 +4,26 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from calmgrad import settings
 from calmgrad.contrastive.events import Evaluated, Prepared, Result
 from calmgrad.contrastive.resume import Found, State, find, fingerprint
 from calmgrad.contrastive.start import TEMPERATURE, model_and_settings
 from calmgrad.errors import CalmgradError, UsageError, usage_errors
+from calmgrad.events import Calls
 from calmgrad.formats.checkpoint import Checkpoint
 from calmgrad.formats.files import counted
-from calmgrad.interrupting import Interrupted
 from calmgrad.loop import Ahead, Course, Report
 from calmgrad.model import Model
 from calmgrad.resume import check_end
 from calmgrad.retrieval import evaluate_pairs, figures, load_pairs
 from calmgrad.rundir import RunDirectory
+from calmgrad.running import Running
 from calmgrad.saving import Saver
 from calmgrad.settings import TrainConfig
 from calmgrad.starting import (
@@ -42,7 +41,7 @@ log = logging.getLogger("calmgrad.run")
 progress = logging.getLogger("calmgrad.progress")
 
 
-class Run:
+class Run(Running[Evaluated]):
     """One run: its model, pairs, trainer and folder."""
 
     def __init__(
@@ -52,14 +51,9 @@ class Run:
         pool: str | None,
         strict: bool,
         early: MemoryHandler,
-        on_start: Callable[[Prepared], object] | None,
-        on_step: Callable[[Report], object] | None,
-        on_eval: Callable[[Evaluated], object] | None,
-        should_stop: Callable[[], bool] | None,
+        calls: Calls[Prepared, Evaluated],
     ) -> None:
-        self.on_start, self.on_step, self.on_eval = on_start, on_step, on_eval
-        self.should_stop = should_stop
-        self.early = early
+        super().__init__(calls, early)
         self.found = found = None if given.resume is None else find(given.resume)
         try:
             self._prepare(given, temperature, pool, strict)
@@ -92,16 +86,9 @@ class Run:
         # calm-mamba makes no update of a single pair, which is told from no other.
         least = 2 if self.trainer.rules.name == "calm-mamba" else 1
         self.course = Course(self.plan, self.pairs.lengths, least)
-        self.done = 0  # updates
-        self.before: Evaluated | None = None
-        self.best: Evaluated | None = None
-        self.best_weights: NDArray[np.float32] | None = None
         self.lowest = float("inf")  # mean loss of an epoch
-        self.misses = 0  # evaluations (without validation pairs: epochs) since the best one
-        self.unvalidated = False  # a signal came before what follows the last update
         self.losses: list[float] = []
         self.lines = Lines(c.log_every)
-        self.stopped: str | None = None
         if found is not None:
             self._restore(found)
 
@@ -198,14 +185,14 @@ class Run:
             log.info("rules    calm-mamba: a batch of one pair is left out; warm-up from step 0")
         say_device(self.config, self.trainer)
         log.info("folder   %s", self.directory.path)
-        if self.on_start is not None:
+        if self.calls.start is not None:
             described = describe(self.model.config)
-            self.on_start(Prepared(self.directory.path, described, self.course.steps))
+            self.calls.start(Prepared(self.directory.path, described, self.course.steps))
 
     def _steps(self) -> None:
         """All updates that are left, or those until somebody or patience ends the run."""
         schedule = self.course.schedule(self.trainer.rules)
-        self._judge(None)
+        self._stop_for_patience()
         ahead = Ahead(self.trainer, self._pauses)
         for step in range(self.done, self.course.steps):
             if self.stopped is not None:
@@ -223,7 +210,7 @@ class Run:
             ahead.add(report, None)
             if ahead.due():
                 self._tell(ahead)
-            if self.should_stop is not None and self.should_stop():
+            if self.calls.stop is not None and self.calls.stop():
                 self._tell(ahead)
                 self.stopped = self.stopped or "signal"
 
@@ -238,50 +225,18 @@ class Run:
         every = self.lines.every(self.course.steps)
         return self.course.pauses(step, [c.eval_every, c.checkpoint_every, every])
 
-    def _after_step(self, report: Report) -> None:
-        self.done = report.step
+    def _record_step(self, report: Report) -> None:
         self.losses.append(report.loss)
         self.directory.record(
             {"step": report.step, "epoch": report.epoch, "loss": report.loss, "lr": report.lr,
              "grad_norm": report.grad_norm, "pairs": report.sequences, "tokens": report.tokens}
         )  # fmt: skip
-        self.lines.add(report)
-        if self.on_step is not None:
-            self.on_step(report)
-        try:
-            self._after_update(report.step, report.epoch)
-        except Interrupted:
-            self.stopped, self.unvalidated = "signal", True
-            return
-        behind = report.step < self.trainer.updates  # the device has made more steps since
-        if not behind and report.step < self.course.steps and self.saver.due(report.step):
-            self._save_checkpoint()
-
-    def _after_update(self, step: int, epoch: int) -> None:
-        """Validate, and end the epoch, if it is time."""
-        if self.unvalidated or self.course.evaluates_after(step, self.config.eval_every):
-            self._evaluate(step, epoch)
-        if self.course.ends_epoch(step - 1):
-            self._end_epoch(epoch)
-        self.unvalidated = False
-
-    def _catch_up(self) -> bool:
-        """The first validation, or one that was cut off; whether a checkpoint is now behind."""
-        was_unvalidated = self.unvalidated
-        try:
-            if self.done == 0:
-                self._evaluate(0, 0)
-            elif self.unvalidated:
-                self._after_update(self.done, self.course.update(self.done - 1)[0] + 1)
-        except Interrupted:
-            self.stopped = "signal"
-        return was_unvalidated and not self.unvalidated
 
     def _end_epoch(self, epoch: int) -> None:
         mean = float(np.mean(self.losses[-self.course.epoch_steps[epoch - 1] :]))
         progress.info("epoch %d  mean loss %.4f", epoch, mean)
         if self.validation is None:  # patience looks at the training loss, as calm-mamba's does
-            self._judge(mean < self.lowest)
+            self._count(mean < self.lowest)
             self.lowest = min(mean, self.lowest)
 
     def _evaluate(self, step: int, epoch: int) -> None:
@@ -289,7 +244,7 @@ class Run:
             return
         loss, found = evaluate_pairs(
             self.validation, self.plan.batch_size, self.temperature, self.pool,
-            self.trainer.runner, self.should_stop,
+            self.trainer.runner, self.calls.stop,
         )  # fmt: skip
         best = self.best is None or found.mrr > self.best.found.mrr
         evaluated = Evaluated(step, epoch, loss, found, best)
@@ -304,17 +259,10 @@ class Run:
             self.best, self.best_weights = evaluated, self.model.weights.copy()
             if 0 < step < self.course.steps and not is_file(self.directory.weights, self._source):
                 self.trainer.save(self.directory.weights)  # should the machine stop, it is safe
-        self._judge(best)
+        self._count(best)
         self.before = self.before or evaluated
-        if self.on_eval is not None:
-            self.on_eval(evaluated)
-
-    def _judge(self, better: bool | None) -> None:
-        """Count what has brought nothing; patience may end the run. None: nothing was looked at."""
-        if better is not None:
-            self.misses = 0 if better else self.misses + 1
-        if self.config.patience and self.misses >= self.config.patience:
-            self.stopped = self.stopped or "patience"
+        if self.calls.eval is not None:
+            self.calls.eval(evaluated)
 
     # --- the state of the run -----------------------------------------------------------------
 

@@ -255,7 +255,7 @@ def _spread(reduced: Array, x: Tensor, axes: tuple[int, ...], keepdims: bool) ->
     return xp.broadcast_to(reduced if keepdims else xp.expand_dims(reduced, axes), x.shape)
 
 
-def _sum_to(xp: Any, gradient: Array, shape: tuple[int, ...]) -> Array:
+def _sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Undo a broadcast from `shape`: sum over the axes that it added or stretched."""
     added = gradient.ndim - len(shape)
     stretched = [added + i for i, n in enumerate(shape) if n == 1 != gradient.shape[added + i]]
@@ -295,6 +295,6 @@ def _record(op: str, value: Array, *shares: tuple[Operand, Share]) -> Tensor:
         for operand, share in shares:
             if isinstance(operand, Tensor):
                 with operand.gradient() as gradient:
-                    gradient[...] = _sum_to(tape.backend.xp, share(y.grad, y.value), operand.shape)
+                    gradient[...] = _sum_to(share(y.grad, y.value), operand.shape)
 
     return y

@@ -8,10 +8,10 @@ from calmgrad.tape import Tensor
 def causal_conv1d(x: Tensor, weight: Tensor, packing: Packing) -> Tensor:
     """Convolve every channel with its own taps, never across a sequence boundary; then SiLU.
 
-    Forward, for each token t and channel c, where pos[t] counts the earlier tokens of its
-    sequence::
+    Forward, for token t, channel c and taps 0 <= j < K, where pos[t] counts the earlier tokens of
+    the sequence::
 
-        a[t, c] = sum_j weight[c, j] * x[t-j, c]                  0 <= j <= pos[t]
+        a[t, c] = sum_j weight[c, j] * x[t-j, c]                  j <= pos[t]
         y[t, c] = a * sigmoid(a)
 
     Backward, with s = sigmoid(a)::

@@ -8,8 +8,8 @@ from calmgrad.tape import Tensor
 def cross_entropy(logits: Tensor, targets: Array) -> Tensor:
     """Negative log likelihood of each row's target under the softmax of its logits.
 
-    How the tokens weigh in the loss is the caller's choice: it is the gradient that he starts
-    the backward pass with (for a mean over n targets, 1/n at each of them).
+    What each token weighs in the loss is decided by the gradient that the backward pass begins
+    with: for a mean over n targets, 1/n at each of them.
 
     Forward::
 
@@ -30,7 +30,7 @@ def cross_entropy(logits: Tensor, targets: Array) -> Tensor:
     Raises:
         ValueError: a shape disagrees with the letters above.
 
-    Saves lse.
+    Saves lse. Source: FORMATS §7.
     """
     check("cross_entropy", logits=(logits.value, "T V"), targets=(targets, "T"))
     tape = logits.tape

@@ -34,6 +34,7 @@ def embedding(table: Tensor, tokens: Array) -> Tensor:
 
     @tape.record("embedding", y, {"table": table})
     def backward() -> None:
+        # A table that is tied holds the share of the logits already: add to it.
         dtable, held = table.gradient_to_add()
         if not held:
             dtable.fill(0)

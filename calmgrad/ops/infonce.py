@@ -4,7 +4,7 @@ from calmgrad.kernels.protocol import Array
 from calmgrad.shapes import check
 from calmgrad.tape import Tensor
 
-SCORES = 1 << 20  # so many are alive at once: rows of a block times pairs
+SCORES = 1 << 20  # numbers of S that are alive at once
 
 
 def infonce(queries: Tensor, positives: Tensor, temperature: float = 0.07) -> Tensor:
@@ -15,9 +15,9 @@ def infonce(queries: Tensor, positives: Tensor, temperature: float = 0.07) -> Te
 
         loss = (CE(S) + CE(Sᵀ)) / 2
 
-    Backward, with R the softmax of the rows of S, L that of its columns, B pairs::
+    Backward, with R the softmax of the rows of S, C that of its columns, B pairs::
 
-        dS = (R + L - 2 I) / (2 B) * dloss
+        dS = (R + C - 2 I) / (2 B) * dloss
         dQ = dS @ P / temperature        dP = dSᵀ @ Q / temperature
 
     Args:
@@ -51,6 +51,7 @@ def infonce(queries: Tensor, positives: Tensor, temperature: float = 0.07) -> Te
         scores /= temperature
         return scores
 
+    # A row's softmax is complete in its block; a column's sum is carried from block to block.
     own = xp.empty(pairs, tape.dtype)  # the diagonal
     row_lse = xp.empty(pairs, tape.dtype)
     top = xp.full(pairs, -xp.inf, tape.dtype)  # of the columns so far

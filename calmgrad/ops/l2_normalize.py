@@ -7,16 +7,17 @@ from calmgrad.tape import Tensor
 def l2_normalize(x: Tensor, eps: float = 1e-12) -> Tensor:
     """Divide each row by its L2 norm (by `eps` where the norm is smaller).
 
-    Forward::
+    Forward, with r the norm of a row::
 
-        y = x / max(|x|, eps)
+        y = x / max(r, eps)
 
-    Backward, of a row with norm r > eps::
+    Backward::
 
-        dx = (dy - y * (y . dy)) / r
+        dx = (dy - y * (y . dy)) / r              dy / eps where r <= eps
 
     Args:
         x: (B, D).
+        eps: the least that a row is divided by.
 
     Returns:
         y, (B, D).
@@ -24,7 +25,7 @@ def l2_normalize(x: Tensor, eps: float = 1e-12) -> Tensor:
     Raises:
         ValueError: `x` is not a matrix.
 
-    Saves the norms.
+    Saves the norms. Source: FORMATS §7.
     """
     check("l2_normalize", x=(x.value, "B D"))
     tape = x.tape

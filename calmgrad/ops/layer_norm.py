@@ -51,7 +51,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
             bias.gradient() as dbias,
             tape.scratch(size) as work,
         ):
-            # The residual stream is the one tensor of the network that several ops use.
+            # x is the residual stream, and the sum has left its share: add, without scratch.
             dx, held = x.gradient_to_add()
             kernels.layer_norm_backward(
                 dx, dweight, dbias, y.grad, x.value, mean, rstd, weight.value, held, work

@@ -55,6 +55,6 @@ def linear(
         with x.gradient() as dx:
             matmul(dx, dy, w.T)
         if residual is not None:
-            residual.take_over(y)
+            residual.take_over(y)  # dresidual is dy: its buffer is handed over
 
     return y

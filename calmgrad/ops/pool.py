@@ -28,6 +28,8 @@ def pool(x: Tensor, packing: Packing, how: str = "mean") -> Tensor:
 
     Raises:
         ValueError: a shape disagrees with the letters above, or `how` is something else.
+
+    Source: FORMATS §7.
     """
     check("pool", x=(x.value, "T D"), pos=(packing.pos, "T"))
     if how not in POOLS:

@@ -22,20 +22,20 @@ def selective_scan(
     Forward, with A = -exp(A_log) and h = 0 before each sequence (c channel, n state)::
 
         dt[t, c]   = softplus(dt_raw[t] @ dt_weight[:, c] + dt_bias[c])
-        h[t, c, n] = exp(dt[t, c] * A[c, n]) * h[t-1, c, n] + dt[t, c] * B[t, n] * u[t, c]
+        a[t, c, n] = exp(dt[t, c] * A[c, n])
+        h[t, c, n] = a[t, c, n] * h[t-1, c, n] + dt[t, c] * B[t, n] * u[t, c]
         y[t, c]    = sum_n C[t, n] * h[t, c, n] + D[c] * u[t, c]
         out[t, c]  = y[t, c] * silu(z[t, c])
 
-    Backward, where dh gathers what the later tokens of the sequence send back, s = sigmoid(z),
-    a = exp(dt * A), and dy = dout * silu(z)::
+    Backward, with s = sigmoid(z) and dE the gradient of the exponent E = dt * A; dh gathers what
+    the later tokens of the sequence send back::
 
-        dz    = dout * y * s * (1 + z * (1 - s))
+        dy = dout * z * s                 dz = dout * y * s * (1 + z * (1 - s))
         dh[t, c, n] = dy[t, c] * C[t, n] + a[t+1, c, n] * dh[t+1, c, n]
         dC[t, n] = sum_c dy * h           dB[t, n] = sum_c dh * dt * u
         dD[c] = sum_t dy * u              du = dt * sum_n dh * B + D * dy
-        e[t, c, n] = dh * h[t-1] * a                         the gradient of dt * A
-        dA_log[c, n] = A * sum_t e * dt
-        ddt = sum_n (e * A + dh * B * u), times softplus' = 1 - exp(-dt): now of its argument
+        dE[t, c, n] = dh * h[t-1] * a     dA_log[c, n] = A * sum_t dE * dt
+        ddt = sum_n (dE * A + dh * B * u), times softplus' = 1 - exp(-dt): now of its argument
         ddt_bias = sum_t ddt              ddt_raw = ddt @ dt_weight.T
         ddt_weight = dt_raw.T @ ddt
 

@@ -8,6 +8,7 @@ known is made from the nearest known values, and then the steps between are cand
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class Row:
         name: of the value, or of the value or parameter whose gradient it is.
         direction: "forward" or "backward".
         op: the step that made it.
-        run: its distance from the other run; None without one.
+        run: a value's distance from the other run; None without one.
         local: its distance from what the step should have made of what it read.
         allowed: the largest relative difference of `local` that is rounding.
     """
@@ -85,7 +86,7 @@ class Comparison:
 
     Args:
         theirs: what it says.
-        mine: another run, for the distance column alone; None without.
+        run: another run, for the distance column alone; None without.
         rtol: allowed for one step.
         dtype: of its numbers.
         explain: try known mistakes.
@@ -95,7 +96,7 @@ class Comparison:
     graph: Graph
     context: Context
     theirs: Known
-    mine: Known | None
+    run: Evaluation | None
     rtol: float
     dtype: str
     explain: bool = True
@@ -106,7 +107,6 @@ class Comparison:
 
     def __post_init__(self) -> None:
         self.local = Evaluation(self.graph, self.context, self.theirs)
-        self.run = None if self.mine is None else Evaluation(self.graph, self.context, self.mine)
         self._cleared: set[tuple[str, str]] = set()
         self._since = time.monotonic()
         self.gave_up = False  # trying mistakes took too long
@@ -117,17 +117,40 @@ class Comparison:
 
     def forward(self) -> None:
         """All values, in the order of the ops."""
-        for node in self.graph.nodes:
-            for name in node.outputs.values():
-                if name in self.theirs.values:
-                    self._value(node, name)
+        if not (self.theirs.values or self.theirs.gradients):
+            return
+        for block, nodes in groupby(self.graph.nodes, lambda node: node.block):
+            for node in nodes:
+                for name in node.outputs.values():
+                    if name in self.theirs.values:
+                        self._value(node, name)
+            for evaluation in (self.local, self.run):
+                if block and evaluation is not None:
+                    evaluation.value(node.outputs["y"])  # the stream: all that follows begins here
+                    evaluation.forget(block)
 
     def backward(self) -> None:
         """All gradients, in the order of the way back."""
-        for node in reversed(self.graph.nodes):
-            for name in self._ready_after(node):
-                if name in self.theirs.gradients:
-                    self._gradient(node, name)
+        if not self.theirs.gradients:
+            return
+        if "loss" in self.theirs.gradients:
+            self._start()
+        for block, nodes in groupby(reversed(self.graph.nodes), lambda node: node.block):
+            for node in nodes:
+                for name in self._ready_after(node):
+                    if name in self.theirs.gradients:
+                        self._gradient(node, name)
+            if block:
+                self.local.gradient(node.inputs["x"])
+                self.local.forget(block)
+
+    def _start(self) -> None:
+        """The way back begins with 1, the gradient of the loss by itself."""
+        node, one, got = self.graph.maker["loss"], np.ones(()), self.theirs.gradients["loss"]
+        run = None if self.run is None else self._apart(one, got)
+        row = self._row("loss", BACKWARD, node.name, run, one, got, 1)
+        if not row.good:
+            self._find(row, [node], one, got)
 
     def _ready_after(self, node: Node) -> Iterator[str]:
         """What has its whole gradient once a step has gone back."""
@@ -152,8 +175,7 @@ class Comparison:
         back = list({node.name: node for node, _ in edges}.values())
         hidden = self._hidden_values(back)
         expected, got = self.local.gradient_of(name), self.theirs.gradients[name]
-        run = None if self.run is None else self._apart(self.run.gradient(name), got)
-        row = self._row(name, BACKWARD, node.name, run, expected, got, len(back) + len(hidden))
+        row = self._row(name, BACKWARD, node.name, None, expected, got, len(back) + len(hidden))
         sent = {(node.name, into) for node, into in edges}
         if row.good:
             if len(back) + len(hidden) <= FEW:  # of many, an error can be too small at the end

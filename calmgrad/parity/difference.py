@@ -38,19 +38,31 @@ def difference(expected: Array, got: Array, rtol: float, dtype: Any = np.float32
     e, g = np.asarray(expected, np.float64), np.asarray(got, np.float64)
     if e.size == 0:
         return Difference(0.0, 0.0, (), 0.0, 0.0, 0, 0)
-    finite = e[np.isfinite(e)]
-    largest = float(np.abs(finite).max(initial=0.0)) or 1.0  # squares of huge numbers overflow
-    scale = largest * float(np.sqrt(np.square(finite / largest).mean())) if finite.size else 0.0
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        apart = np.abs(g - e)
-        relative = apart / np.maximum(np.abs(e) + scale, np.finfo(np.float64).tiny)
-    relative = np.where((g == e) | (np.isnan(g) & np.isnan(e)), 0.0, relative)
-    relative = np.where(np.isnan(relative), np.inf, relative)
+        beside = np.asarray(np.abs(e))
+        beside += max(_scale(e), np.finfo(np.float64).tiny)
+        relative = np.asarray(np.abs(g - e))
+        relative /= beside
+    if (odd := np.isnan(relative)).any():
+        same = (g == e) | (np.isnan(g) & np.isnan(e))
+        relative = np.where(odd, np.where(same, 0.0, np.inf), relative)
     at = tuple(int(i) for i in np.unravel_index(int(np.argmax(relative)), e.shape))
     return Difference(
         float(relative[at]), _ulps(e[at], g[at], dtype), at, float(e[at]), float(g[at]),
         int((relative > rtol).sum()), e.size,
     )  # fmt: skip
+
+
+def _scale(e: Array) -> float:
+    """Root mean square of what is finite."""
+    finite = e.ravel()
+    if not np.isfinite(finite).all():
+        finite = finite[np.isfinite(finite)]
+    if finite.size == 0:
+        return 0.0
+    largest = float(max(finite.max(), -finite.min())) or 1.0  # squares of huge numbers overflow
+    part = finite / largest
+    return largest * float(np.sqrt(np.dot(part, part) / part.size))
 
 
 def _ulps(e: float, g: float, dtype: Any) -> float:

@@ -1,6 +1,6 @@
 """What a value or gradient should be, made from the nearest others that are known."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ from calmgrad.parity.local import KINDS, Array, Backward, Context, Forward, Valu
 from calmgrad.parity.update import UPDATE_KINDS
 
 FORMULAS = KINDS | UPDATE_KINDS
+ROOM = 32e6  # bytes that may be remembered beside those of the block at hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,26 @@ class Change:
 
     forward: Forward | None = None
     backward: Backward | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Widened(Mapping[str, Array]):
+    """Arrays of any float type, each in float64 for as long as somebody looks at it."""
+
+    held: Mapping[str, Array]
+
+    def __getitem__(self, name: str) -> Array:
+        array = self.held[name]
+        return np.asarray(array, np.float64) if array.dtype.kind == "f" else array
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.held  # without making it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.held)
+
+    def __len__(self) -> int:
+        return len(self.held)
 
 
 @dataclass(slots=True)
@@ -29,9 +50,9 @@ class Known:
         parameters: name -> array, all of the model's.
     """
 
-    values: Values
-    gradients: Values
-    parameters: Values
+    values: Mapping[str, Array]
+    gradients: Mapping[str, Array]
+    parameters: Mapping[str, Array]
 
 
 @dataclass
@@ -73,6 +94,22 @@ class Evaluation:
         at = [(i, changes[node.name]) for i, node in nodes if node.name in changes]
         forward = [i for i, change in at if change.forward is not None]
         return min(forward, default=len(self.graph.nodes)), max(i for i, _ in at)
+
+    def forget(self, block: str) -> None:
+        """Let go of what was made inside a block, if it is much: it can be made again.
+
+        What leads to it stays: the stream behind each block, and its gradient.
+        """
+        sent = (share for shares in self._sent.values() for share in shares.values())
+        if sum(array.nbytes for array in (*self._made.values(), *sent)) <= ROOM:
+            return
+        inside = f"{block}."
+        kept = {f"{block}.residual2", f"grad/{block}.residual2"}
+        for name in [n for n in self._made if n.removeprefix("grad/").startswith(inside)]:
+            if name not in kept:
+                del self._made[name]
+        for name in [n for n in self._sent if n.startswith(inside)]:
+            del self._sent[name]
 
     # --- forward --------------------------------------------------------------------------------
 

@@ -38,6 +38,11 @@ class Node:
     near: dict[str, str] = field(default_factory=dict)
 
     @property
+    def block(self) -> str:
+        """ "blocks.0"; empty outside of them."""
+        return self.name[: self.name.index(".", 7)] if self.name.startswith("blocks.") else ""
+
+    @property
     def role(self) -> str:
         """The name without the block's number: "mixer.softplus"."""
         parts = self.name.split(".")

@@ -7,7 +7,7 @@ again from what that engine itself says it read.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from calmgrad.kernels.protocol import Array as Array
 from calmgrad.trace import Batch
 
 Values = dict[str, Array]
+AT_ONCE = 1 << 18  # numbers of (T, C, N) that the scan makes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +194,11 @@ def minus_exp(A_log: Array) -> Array:
 
 def run_states(decay: Array, inflow: Array, offsets: NDArray[np.int64]) -> Array:
     """(T, C, N) states after each token, from 0 at the start of each sequence."""
-    h = np.empty_like(inflow)
+    h = inflow.copy()
     for start, stop in pairwise(offsets):
-        last = np.zeros_like(inflow[0])
-        for t in range(start, stop):
-            last = h[t] = decay[t] * last + inflow[t]
+        h[start] += decay[start] * 0.0  # a decay that is infinite makes NaN of it
+        for t in range(start + 1, stop):
+            h[t] += decay[t] * h[t - 1]
     return h
 
 
@@ -213,12 +214,38 @@ def read_out(v: Values, h: Array) -> Array:
     return np.asarray((h @ v["C"][:, :, None])[:, :, 0])
 
 
+def channels_at_once(v: Values) -> Iterator[tuple[slice, Values]]:
+    """A scan's inputs some channels at a time: what is (T, C, N) then stays in the cache."""
+    tokens, channels = v["u"].shape
+    width = max(1, AT_ONCE // max(1, tokens * v["B"].shape[1]))
+    for start in range(0, channels, width):
+        at = slice(start, start + width)
+        some = {key: v[key][:, at] for key in ("u", "dt")}
+        yield at, {**v, **some, "A_log": v["A_log"][at], "D": v["D"][at]}
+
+
 def selective_scan(v: Values, c: Context) -> Values:
-    return {"y": read_out(v, states(v, c)[1]) + v["D"] * v["u"]}
+    y = np.empty_like(v["u"])
+    for at, some in channels_at_once(v):
+        y[:, at] = read_out(some, states(some, c)[1]) + some["D"] * some["u"]
+    return {"y": y}
 
 
 def selective_scan_back(v: Values, d: Values, c: Context) -> Values:
-    u, dt, B, C, dy = v["u"], v["dt"], v["B"], v["C"], d["y"]
+    sent = {key: np.zeros_like(v[key]) for key in ("u", "dt", "B", "C", "A_log", "D")}
+    for at, some in channels_at_once(v):
+        made = _scan_back(some, d["y"][:, at], c)
+        for key in ("u", "dt"):
+            sent[key][:, at] = made[key]
+        for key in ("A_log", "D"):
+            sent[key][at] = made[key]
+        for key in ("B", "C"):  # of all channels
+            sent[key] += made[key]
+    return sent
+
+
+def _scan_back(v: Values, dy: Array, c: Context) -> Values:
+    u, dt, B, C = v["u"], v["dt"], v["B"], v["C"]
     A = minus_exp(v["A_log"])
     decay, h = states(v, c)
     before = np.zeros_like(h)

@@ -10,15 +10,16 @@ import numpy as np
 from calmgrad.config import ModelConfig
 from calmgrad.errors import FileError
 from calmgrad.formats.dump import Dump
+from calmgrad.layout import layout, views
 from calmgrad.parity.compare import BACKWARD, FORWARD, Comparison, Finding, Row, role_of
 from calmgrad.parity.difference import RTOL, difference
-from calmgrad.parity.evaluate import Known
+from calmgrad.parity.evaluate import Evaluation, Known, Widened
 from calmgrad.parity.graph import Graph, build
 from calmgrad.parity.local import Array, Context
 from calmgrad.parity.meaning import meaning, token_words
-from calmgrad.parity.sources import Source, from_dump, from_trace
+from calmgrad.parity.sources import Source, from_dump
 from calmgrad.parity.update import build_update
-from calmgrad.trace import Batch, batch_of, trace
+from calmgrad.trace import Batch, batch_of
 
 UPDATE, INPUT = "update", "input"
 LARGE = 64e6  # bytes of a dump whose comparison takes some seconds
@@ -152,7 +153,7 @@ def check(
         dump: of the engine.
         config, weights: the model; weights flat, in buffer order.
         batch: what it read; None: as the dump says.
-        run: also run this engine over the same batch, for the distance between the two.
+        run: also make all from the tokens on, for the distance between the two.
         buffers: fisher and anchor of the model, where the dump has none.
         settings: reduction, lr, …; those of the dump are taken where they are missing.
         rtol: allowed for one step; None: by the dump's number type.
@@ -189,9 +190,11 @@ def check(
     if not own_weights:
         _compare_weights(report, graph, source, weights, read)
     context = Context(config, read, reduction, chosen)
-    mine = _own_run(graph, weights, read, reduction) if run else None
+    beside = _own_run(graph, context, weights) if run else None
     report.order = [role_of(node.name) for node in graph.nodes]
-    ops = Comparison(graph, context, source.known, mine, allowed, source.dtype, explain, tell=tell)
+    ops = Comparison(
+        graph, context, source.known, beside, allowed, source.dtype, explain, tell=tell
+    )
     with np.errstate(all="ignore"):
         ops.forward()
         ops.backward()
@@ -208,14 +211,9 @@ def check(
     return report
 
 
-def _own_run(graph: Graph, weights: Array, batch: Batch, reduction: str) -> Known:
-    """What this engine makes of the batch, in float64."""
-    sequences = np.split(batch.tokens, np.asarray(batch.packing.offsets)[1:-1])
-    made = trace(
-        graph.config, weights, sequences, batch.cmd_positions.tolist(),
-        backend="reference", dtype="float64", reduction=reduction,
-    )  # fmt: skip
-    return from_trace(made, graph).known
+def _own_run(graph: Graph, context: Context, weights: Array) -> Evaluation:
+    """What the formulas make of the batch from its tokens on; nothing else is known."""
+    return Evaluation(graph, context, Known({}, {}, Widened(views(graph.config, weights))))
 
 
 def _batch(source: Source, config: ModelConfig, reduction: str, name: str) -> Batch | None:
@@ -267,10 +265,9 @@ def _compare_weights(
     """Whether the engine has the model's weights, in the order of the ops."""
     if not source.has_parameters:
         return
-    from calmgrad.layout import views
     from calmgrad.parity.mistakes import general
 
-    mine = views(graph.config, np.asarray(weights, np.float64))
+    mine = views(graph.config, weights)
     seen = set()
     for node in graph.nodes:
         for name in node.parameters.values():
@@ -295,20 +292,18 @@ def _compare_update(
     if not any(name in source.flat for name in (*made, "new_fisher")):
         return
     config, settings = context.config, dict(context.settings)
-    from calmgrad.layout import layout
-
-    flat = {k: np.asarray(v, np.float64).reshape(-1) for k, v in buffers.items()}
-    flat["weights"] = np.asarray(weights, np.float64)
+    flat = {k: np.asarray(v).reshape(-1) for k, v in buffers.items()}
+    flat["weights"] = np.asarray(weights)
     if all(e.name in source.known.gradients for e in layout(config)):
         named = [source.known.gradients[e.name].ravel() for e in layout(config)]
         flat["grads"] = np.concatenate(named)
-    flat |= {k: v.reshape(-1) for k, v in source.flat.items()}
+    flat |= {k: v.reshape(-1) for k, v in source.flat.held.items()}
     if int(settings.get("update", 1)) == 1:
         for moment in ("adam_m_before", "adam_v_before"):
             flat.setdefault(moment, np.zeros(config.param_count))
     graph = build_update(config, set(flat), settings)
     checked = Comparison(
-        graph, context, Known(flat, {}, {}), None, report.rtol, source.dtype, explain,
+        graph, context, Known(Widened(flat), {}, {}), None, report.rtol, source.dtype, explain,
         onwards=UPDATE,
     )  # fmt: skip
     with np.errstate(all="ignore"):

@@ -9,7 +9,7 @@ import numpy as np
 from calmgrad import backend as backends
 from calmgrad.config import ModelConfig
 from calmgrad.decoder import Decoder
-from calmgrad.errors import CalmgradError
+from calmgrad.errors import FileError
 from calmgrad.formats.dump import Dump, Setting
 from calmgrad.model import Model, Tokens
 from calmgrad.parity.local import Array
@@ -85,9 +85,9 @@ def gradient_dump(config: ModelConfig, flat: Array, parameter: str | None) -> Du
     """A flat gradient, as the C engine's get_grad gives it: of all parameters, or of one.
 
     Raises:
-        CalmgradError: it is not of the size that it should have.
+        FileError: it is not of the size that it should have.
+        ValueError: there is no such parameter.
     """
-    from calmgrad.errors import FileError
     from calmgrad.layout import layout
 
     if parameter is None:
@@ -100,9 +100,7 @@ def gradient_dump(config: ModelConfig, flat: Array, parameter: str | None) -> Du
     named = {e.name: e for e in entries} | {str(i): e for i, e in enumerate(entries)}
     entry = named.get(parameter)
     if entry is None:
-        raise CalmgradError(
-            f"no parameter {parameter!r}: expected a name or 0 to {len(entries) - 1}"
-        )
+        raise ValueError(f"no parameter {parameter!r}: expected a name or 0 to {len(entries) - 1}")
     if flat.size != entry.stop - entry.start:
         raise FileError(
             f"{flat.size} numbers, {entry.name} has {entry.stop - entry.start}, {entry.shape}"

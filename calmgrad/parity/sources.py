@@ -11,7 +11,7 @@ from calmgrad.errors import FileError
 from calmgrad.formats.dump import Dump
 from calmgrad.layout import layout, views
 from calmgrad.parity.difference import RTOL
-from calmgrad.parity.evaluate import Known
+from calmgrad.parity.evaluate import Known, Widened
 from calmgrad.parity.graph import Graph
 from calmgrad.parity.local import Array, Values
 from calmgrad.parity.meaning import FLAT
@@ -29,7 +29,7 @@ class Source:
     """What one engine says, sorted.
 
     Attributes:
-        known: its values and gradients, in float64, cut into the parts that `graph` names.
+        known: its values and gradients, cut into the parts that `graph` names.
         inputs: tokens, offsets, cmd_positions, as far as it tells them.
         flat: its flat buffers, and the scalars of an update.
         has_parameters: whether `known.parameters` are its own.
@@ -40,7 +40,7 @@ class Source:
 
     known: Known
     inputs: dict[str, Array]
-    flat: dict[str, Array]
+    flat: Widened
     has_parameters: bool
     ignored: list[str]
     dtype: str
@@ -84,18 +84,12 @@ def from_dump(
         if not parts:
             ignored.append(key)
         (gradients if key != bare else values).update(parts)
-    parameters = {k: np.asarray(v, np.float64) for k, v in views(config, weights).items()}
-    known = Known(values, gradients, parameters | own)
+    parameters = {k: _floats(v) for k, v in views(config, weights).items()}
+    known = Known(Widened(values), Widened(gradients), Widened(parameters | own))
     return Source(
-        known, inputs, {k: np.asarray(v, np.float64) for k, v in flat.items()}, bool(own),
+        known, inputs, Widened({k: _floats(v) for k, v in flat.items()}), bool(own),
         ignored, _dtype(dump), _checked(dump.settings, name),
     )  # fmt: skip
-
-
-def from_trace(trace: Trace, graph: Graph) -> Source:
-    """Sort a run of this engine."""
-    dump = to_dump(trace)
-    return from_dump(dump, graph, trace.weights, "this run")
 
 
 def to_dump(trace: Trace) -> Dump:
@@ -126,7 +120,12 @@ def to_dump(trace: Trace) -> Dump:
 def _named(config: ModelConfig, flat: Array | None, prefix: str) -> Values:
     if flat is None:
         return {}
-    return {k: np.asarray(v, np.float64) for k, v in views(config, flat.reshape(-1)).items()}
+    return {k: _floats(v) for k, v in views(config, flat.reshape(-1)).items()}
+
+
+def _floats(array: Array) -> Array:
+    """An array of floats, as it came; of whole numbers, in float64."""
+    return array if array.dtype.kind == "f" else np.asarray(array, np.float64)
 
 
 def _parts(graph: Graph, name: str, array: Array, tokens: int | None, where: str) -> Values:
@@ -137,7 +136,7 @@ def _parts(graph: Graph, name: str, array: Array, tokens: int | None, where: str
     if name == "loss":
         if array.size != 1:
             raise FileError(f"{where}: {array.size} numbers, expected 1")
-        return {name: np.asarray(array, np.float64).reshape(())}
+        return {name: _floats(array).reshape(())}
     rows = tokens if tokens is not None else (len(array) if array.ndim else 1)
     node = graph.maker[whole[0] if whole else name]
     columns = _columns(graph, name)
@@ -149,8 +148,8 @@ def _parts(graph: Graph, name: str, array: Array, tokens: int | None, where: str
             raise FileError(f"{where}: {targets.max()}: expected -1 to {graph.config.vocab - 1}")
         return {name: targets}
     if name == "nll":
-        return {name: np.asarray(array.reshape(rows), np.float64)}
-    wide = np.asarray(array.reshape(rows, columns), np.float64)
+        return {name: _floats(array.reshape(rows))}
+    wide = _floats(array.reshape(rows, columns))
     if whole is None:
         return {name: wide}
     edges = np.cumsum(node.widths)[:-1]
@@ -182,7 +181,7 @@ def _shaped(array: Array, shape: tuple[int, ...], key: str, name: str) -> Array:
     if array.shape != shape and array.shape != (int(np.prod(shape)),):
         more = ": it is transposed" if array.shape == shape[::-1] else ""
         raise FileError(f"{name}: {key}: shape {array.shape}, expected {shape}{more}")
-    return np.asarray(array.reshape(shape), np.float64)
+    return _floats(array.reshape(shape))
 
 
 def _checked(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

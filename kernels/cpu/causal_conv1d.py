@@ -1,4 +1,8 @@
-"""Causal convolution and SiLU: a row of channels after the other, sixteen channels at a time."""
+"""Causal convolution and SiLU: a row of channels after the other, sixteen channels at a time.
+
+`w` is `weight` by tap, w[j, c], so that the weights of sixteen channels lie side by side; `reach`
+is how many taps before the current token are inside of the sequence.
+"""
 
 from calmgrad.kernels.cpu.compile import inlined, kernel
 from calmgrad.kernels.cpu.functions import sigmoid
@@ -7,7 +11,7 @@ from calmgrad.kernels.protocol import Array
 
 
 def causal_conv1d_workspace(tokens: int, channels: int, taps: int) -> int:
-    """Weights by tap, and weight gradients by tap."""
+    """For `w` and its gradient `dw`."""
     return 2 * taps * channels
 
 

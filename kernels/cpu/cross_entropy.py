@@ -21,7 +21,7 @@ from calmgrad.kernels.protocol import Array
 
 @kernel
 def _row_lse(logits, t):
-    """log(sum(exp(logits[t]))); NaN if a logit is NaN or infinite."""
+    """log(sum(exp(logits[t]))); NaN if a logit is NaN or inf, or all are -inf."""
     classes = logits.shape[1]
     every = all_lanes()
     full = classes // WIDTH * WIDTH
@@ -40,7 +40,7 @@ def _row_lse(logits, t):
     sum_exp = total(sums)
     for c in range(full, classes):
         sum_exp += math.exp(logits[t, c] - top)
-    return top + math.log(sum_exp) + (top - top)  # inf - inf is NaN
+    return top + math.log(sum_exp)
 
 
 @kernel

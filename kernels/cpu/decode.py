@@ -1,5 +1,6 @@
-"""One token through the whole network, in one kernel: for a single token, a call for each layer's
-each part would cost more than the arithmetic.
+"""One token through the whole network, in one kernel.
+
+For a single token, a call for each part of each layer would cost more than the arithmetic.
 
 Matrices are read where they stand in the flat buffer. What goes by channel (conv taps, decays,
 dt_bias, D) is copied by `decode_prepare` into rows of whole lanes, the decays ready for exp2; so
@@ -180,24 +181,24 @@ def _scan(out, u, z, dt, bc, rank, scan, layer, own, decays, bias, row):
     every = all_lanes()
     states = scan.shape[1]
     for c in range(0, row, WIDTH):
-        step = softplus(load(dt, c, every) + load(own, bias + c, every), dt)
-        x = load(u, c, every)
-        drive = step * x
-        y = load(own, bias + row + c, every) * x
+        dt_t = softplus(load(dt, c, every) + load(own, bias + c, every), dt)
+        u_t = load(u, c, every)
+        drive = dt_t * u_t
+        y_t = load(own, bias + row + c, every) * u_t
         for n in range(states):
-            decay = exp2_of_negative(step * load(own, decays + n * row + c, every))
-            state = decay * load(scan, (layer, n, c), every) + drive * splat(bc, rank + n)
-            store(scan, (layer, n, c), state, every)
-            y += state * splat(bc, rank + states + n)
-        gate = load(z, c, every)
-        store(out, c, y * gate * sigmoid(gate), every)
+            decay = exp2_of_negative(dt_t * load(own, decays + n * row + c, every))
+            h_n = decay * load(scan, (layer, n, c), every) + drive * splat(bc, rank + n)
+            store(scan, (layer, n, c), h_n, every)
+            y_t += h_n * splat(bc, rank + states + n)
+        z_t = load(z, c, every)
+        store(out, c, y_t * z_t * sigmoid(z_t), every)
 
 
 @kernel
 def _gelu(x, columns):
     for c in range(0, columns, WIDTH):
-        v = load(x, c, all_lanes())
-        store(x, c, v * sigmoid(v * (v * v * CUBIC + LINEAR)), all_lanes())
+        x_t = load(x, c, all_lanes())
+        store(x, c, x_t * sigmoid(x_t * (x_t * x_t * CUBIC + LINEAR)), all_lanes())
 
 
 @kernel

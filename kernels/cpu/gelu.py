@@ -1,4 +1,7 @@
-"""GELU: 0.5 x (1 + tanh(v)) is x sigmoid(2v), so the sigmoid serves here too."""
+"""GELU: 0.5 x (1 + tanh(v)) is x sigmoid(2v), so the sigmoid serves here too.
+
+2v = LINEAR x + CUBIC x^3; x_t is x[t, c : c+16], as in selective_scan.py.
+"""
 
 import math
 
@@ -13,8 +16,8 @@ CUBIC = LINEAR * 0.044715
 
 @inlined
 def _forward(y, x, t, c, lanes):
-    v = load(x, (t, c), lanes)
-    store(y, (t, c), v * sigmoid(v * (v * v * CUBIC + LINEAR)), lanes)
+    x_t = load(x, (t, c), lanes)
+    store(y, (t, c), x_t * sigmoid(x_t * (x_t * x_t * CUBIC + LINEAR)), lanes)
 
 
 @kernel
@@ -31,10 +34,10 @@ def gelu_forward(y: Array, x: Array) -> None:
 
 @inlined
 def _backward(dx, dy, x, t, c, lanes):
-    v = load(x, (t, c), lanes)
-    square = v * v
-    s = sigmoid(v * (square * CUBIC + LINEAR))
-    inner = v * (square * (3 * CUBIC) + LINEAR)  # v times the slope of the sigmoid's argument
+    x_t = load(x, (t, c), lanes)
+    square = x_t * x_t
+    s = sigmoid(x_t * (square * CUBIC + LINEAR))
+    inner = x_t * (square * (3 * CUBIC) + LINEAR)  # x times the slope of 2v
     store(dx, (t, c), load(dy, (t, c), lanes) * s * (inner * (1.0 - s) + 1.0), lanes)
 
 

@@ -1,4 +1,4 @@
-"""Updates over flat buffers. LLVM vectorises the plain loops by itself."""
+"""Updates over flat buffers: sums and AdamW on lanes; the plain loops LLVM vectorises itself."""
 
 from calmgrad.kernels.cpu.compile import inlined, kernel
 from calmgrad.kernels.cpu.simd import (
@@ -38,14 +38,15 @@ def squared_norm(x: Array) -> float:
 
 @inlined
 def _adamw_lanes(p, m, v, g, scale, decay, beta1, beta2, rate, correction, eps, i, lanes):
-    gradient = load(g, i, lanes) * scale
-    first = load(m, i, lanes) * beta1 + gradient * (1.0 - beta1)
-    second = load(v, i, lanes) * beta2 + gradient * gradient * (1.0 - beta2)
-    store(m, i, first, lanes)
-    store(v, i, second, lanes)
-    old = load(p, i, lanes)
-    change = old * decay + first * rate / (sqrt(second * correction) + eps)
-    store(p, i, old - change, lanes)
+    """`decay` is lr * decay, `rate` lr / (1 - beta1^k), `correction` 1 / (1 - beta2^k)."""
+    g_i = load(g, i, lanes) * scale
+    m_i = load(m, i, lanes) * beta1 + g_i * (1.0 - beta1)
+    v_i = load(v, i, lanes) * beta2 + g_i * g_i * (1.0 - beta2)
+    store(m, i, m_i, lanes)
+    store(v, i, v_i, lanes)
+    p_i = load(p, i, lanes)
+    change = p_i * decay + m_i * rate / (sqrt(v_i * correction) + eps)
+    store(p, i, p_i - change, lanes)
 
 
 @kernel

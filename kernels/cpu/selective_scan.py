@@ -1,8 +1,10 @@
 """The selective scan: sixteen channels at a time through all tokens, their states in cache.
 
-Inside, A is kept by state as A2[n, c] = -exp(A_log[c, n]) * log2(e), so that the decay is
-exp2(dt * A2). The forward pass saves the states of every sixteenth token; the backward pass
-recomputes the fifteen between and walks over them in reverse.
+Inside, A is kept by state as A2[n, c] = A[c, n] * log2(e), so that the decay exp(dt * A) is
+exp2(dt * A2). The forward pass saves the states before every sixteenth token; the backward pass
+computes those between again and walks over them in reverse.
+
+An array's name with _t is its row t, sixteen channels from c on: u_t is u[t, c : c+16].
 """
 
 import math
@@ -26,7 +28,7 @@ from calmgrad.kernels.protocol import CHUNK, Array
 
 LOG2E = 1 / math.log(2)
 LN2 = math.log(2)
-GAP = 5 * WIDTH  # where the same row of several arrays is 4096 bytes apart, loads wait for stores
+GAP = 5 * WIDTH  # else arrays may lie 4096 bytes apart, where a load waits for another's store
 
 
 def selective_scan_workspace(tokens: int, chunks: int, channels: int, states: int) -> int:
@@ -37,7 +39,8 @@ def selective_scan_workspace(tokens: int, chunks: int, channels: int, states: in
 
 
 @inlined
-def _make_steps(dt, dt_bias, start, stop, c, lanes):
+def _softplus(dt, dt_bias, start, stop, c, lanes):
+    """The step sizes, in place of the product that they are made of."""
     bias = load(dt_bias, c, lanes)
     for t in range(start, stop):
         store(dt, (t, c), softplus(load(dt, (t, c), lanes) + bias, dt), lanes)
@@ -50,23 +53,23 @@ def _scan(y, dt, u, bc, D, A2, h, start, stop, c, lanes):
     every = all_lanes()
     skip = load(D, c, lanes)
     for t in range(start, stop):
-        step = load(dt, (t, c), lanes)
-        x = load(u, (t, c), lanes)
-        drive = step * x
-        total = skip * x
+        dt_t = load(dt, (t, c), lanes)
+        u_t = load(u, (t, c), lanes)
+        drive = dt_t * u_t
+        y_t = skip * u_t
         for n in range(states):
-            state = exp2_of_negative(step * load(A2, (n, c), every)) * load(h, (n, 0), every)
-            state += drive * splat(bc, (t, n))
-            store(h, (n, 0), state, every)
-            total += state * splat(bc, (t, states + n))
-        store(y, (t, c), total, lanes)
+            h_n = exp2_of_negative(dt_t * load(A2, (n, c), every)) * load(h, (n, 0), every)
+            h_n += drive * splat(bc, (t, n))
+            store(h, (n, 0), h_n, every)
+            y_t += h_n * splat(bc, (t, states + n))
+        store(y, (t, c), y_t, lanes)
 
 
 @inlined
 def _gate(out, y, z, start, stop, c, lanes):
     for t in range(start, stop):
-        gate = load(z, (t, c), lanes)
-        store(out, (t, c), load(y, (t, c), lanes) * gate * sigmoid(gate), lanes)
+        z_t = load(z, (t, c), lanes)
+        store(out, (t, c), load(y, (t, c), lanes) * z_t * sigmoid(z_t), lanes)
 
 
 # Three passes over a chunk, not one: the softplus of a token takes long and its scan waits for
@@ -85,7 +88,7 @@ def _forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets, c, l
             for n in range(A2.shape[0]):
                 store(checkpoints, (chunk, n, c), load(h, (n, 0), every), lanes)
             chunk += 1
-            _make_steps(dt, dt_bias, start, stop, c, lanes)
+            _softplus(dt, dt_bias, start, stop, c, lanes)
             _scan(y, dt, u, bc, D, A2, h, start, stop, c, lanes)
             _gate(out, y, z, start, stop, c, lanes)
 
@@ -152,18 +155,18 @@ def _parts(work: Array, *shapes: tuple[int, ...]) -> list[Array]:
 
 @inlined
 def _gate_backward(dz, dy, dD, dout, y, u, z, start, stop, c, lanes):
-    """dz, the gradient of y from behind the gate, and dD."""
-    skip_sum = load(dD, c, lanes)
+    """Through the gate, to dz and dy; and dD."""
+    dD_sum = load(dD, c, lanes)
     for t in range(start, stop):
-        gate = load(z, (t, c), lanes)
-        s = sigmoid(gate)
-        dgated = load(dout, (t, c), lanes)
-        slope = s * (gate * (1.0 - s) + 1.0)  # of silu
-        store(dz, (t, c), dgated * load(y, (t, c), lanes) * slope, lanes)
-        dscan = dgated * gate * s
-        store(dy, (t, c), dscan, lanes)
-        skip_sum += dscan * load(u, (t, c), lanes)
-    store(dD, c, skip_sum, lanes)
+        z_t = load(z, (t, c), lanes)
+        s = sigmoid(z_t)
+        dout_t = load(dout, (t, c), lanes)
+        slope = s * (z_t * (1.0 - s) + 1.0)  # of silu
+        store(dz, (t, c), dout_t * load(y, (t, c), lanes) * slope, lanes)
+        dy_t = dout_t * z_t * s
+        store(dy, (t, c), dy_t, lanes)
+        dD_sum += dy_t * load(u, (t, c), lanes)
+    store(dD, c, dD_sum, lanes)
 
 
 @inlined
@@ -173,55 +176,55 @@ def _recompute(hs, decays, dt, u, bc, A2, start, stop, c, lanes):
     every = all_lanes()
     for t in range(start, stop):
         q = t - start
-        step = load(dt, (t, c), lanes)
-        drive = step * load(u, (t, c), lanes)
+        dt_t = load(dt, (t, c), lanes)
+        drive = dt_t * load(u, (t, c), lanes)
         for n in range(states):
-            decay = exp2_of_negative(step * load(A2, (n, c), every))
+            decay = exp2_of_negative(dt_t * load(A2, (n, c), every))
             store(decays, (q, n, 0), decay, every)
-            state = decay * load(hs, (q, n, 0), every) + drive * splat(bc, (t, n))
-            store(hs, (q + 1, n, 0), state, every)
+            h_n = decay * load(hs, (q, n, 0), every) + drive * splat(bc, (t, n))
+            store(hs, (q + 1, n, 0), h_n, every)
 
 
 @inlined
 def _scan_backward(du, ddt, dB, dC, dA, dh, hs, decays, dt, u, bc, D, A2, start, stop, c, lanes):
-    """Walk a chunk from its end; du holds dy before and du after, ddt the gradient of the step."""
+    """Walk a chunk from its end; du holds dy before and du after.
+
+    dh[n, c] is what the later tokens send back to the state after the one at hand.
+    """
     states = A2.shape[0]
     every = all_lanes()
     skip = load(D, c, lanes)
     for t in range(stop - 1, start - 1, -1):
         q = t - start
-        dy = load(du, (t, c), lanes)
-        step = load(dt, (t, c), lanes)
-        x = load(u, (t, c), lanes)
-        drive = step * x
-        dexponent, ddrive = constant(hs, 0.0), constant(hs, 0.0)
+        dy_t = load(du, (t, c), lanes)
+        dt_t = load(dt, (t, c), lanes)
+        u_t = load(u, (t, c), lanes)
+        drive = dt_t * u_t
+        dE_A2, ddrive = constant(hs, 0.0), constant(hs, 0.0)  # sum_n dE * A2, sum_n dh * B
         for n in range(states):
-            g = load(dh, (n, c), every) + dy * splat(bc, (t, states + n))
-            store(
-                dC,
-                (q, n, 0),
-                load(dC, (q, n, 0), every) + dy * load(hs, (q + 1, n, 0), every),
-                every,
-            )
-            store(dB, (q, n, 0), load(dB, (q, n, 0), every) + g * drive, every)
-            ddrive += g * splat(bc, (t, n))
-            g = g * load(decays, (q, n, 0), every)
-            store(dh, (n, c), g, every)
-            g = g * load(hs, (q, n, 0), every)
-            dexponent += g * load(A2, (n, c), every)
-            store(dA, (n, c), load(dA, (n, c), every) + g * step, every)
-        store(ddt, (t, c), dexponent * LN2 + x * ddrive, lanes)
-        store(du, (t, c), step * ddrive + skip * dy, lanes)
+            dh_n = load(dh, (n, c), every) + dy_t * splat(bc, (t, states + n))
+            dC_n = load(dC, (q, n, 0), every) + dy_t * load(hs, (q + 1, n, 0), every)
+            store(dC, (q, n, 0), dC_n, every)
+            store(dB, (q, n, 0), load(dB, (q, n, 0), every) + dh_n * drive, every)
+            ddrive += dh_n * splat(bc, (t, n))
+            carried = dh_n * load(decays, (q, n, 0), every)
+            store(dh, (n, c), carried, every)
+            dE = carried * load(hs, (q, n, 0), every)
+            dE_A2 += dE * load(A2, (n, c), every)
+            store(dA, (n, c), load(dA, (n, c), every) + dE * dt_t, every)
+        store(ddt, (t, c), dE_A2 * LN2 + u_t * ddrive, lanes)
+        store(du, (t, c), dt_t * ddrive + skip * dy_t, lanes)
 
 
 @inlined
 def _softplus_backward(ddt, ddt_bias, dt, start, stop, c, lanes):
+    """From the gradient of dt to that of softplus' argument, in place; and ddt_bias."""
     bias_sum = load(ddt_bias, c, lanes)
     for t in range(start, stop):
         slope = one_minus_exp_minus(load(dt, (t, c), lanes))
-        dstep = load(ddt, (t, c), lanes) * slope
-        store(ddt, (t, c), dstep, lanes)
-        bias_sum += dstep
+        ddt_t = load(ddt, (t, c), lanes) * slope
+        store(ddt, (t, c), ddt_t, lanes)
+        bias_sum += ddt_t
     store(ddt_bias, c, bias_sum, lanes)
 
 

@@ -1,5 +1,6 @@
 """From a kernel's name to its launch: source files, types, arguments."""
 
+import operator
 import re
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,9 @@ WARPS = 8  # of a block where a warp takes a row
 REALS = {"float32": "float", "float64": "double"}
 FOLDER = Path(__file__).parent
 INCLUDE = re.compile(r'^#include "[\w.]+"$', re.MULTILINE)
+KERNEL = re.compile(
+    r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)'
+)
 
 
 @cache
@@ -32,6 +36,16 @@ def _file(name: str) -> str:
         number = before.count("\n")
         text = before + _file(line.split('"')[1]) + f'#line {number + 1} "{name}"' + after
     return text
+
+
+@cache
+def parameters(text: str, entry: str) -> list[str]:
+    """The types of a kernel's parameters: "real*", "index_t", …, without const."""
+    for name, declared in KERNEL.findall(text):
+        if name == entry:
+            parts = [re.sub(r"\b(const|__restrict__)\b", "", part) for part in declared.split(",")]
+            return [re.sub(r"\w+\s*$", "", part).replace(" ", "").strip() for part in parts]
+    raise KeyError(f"no kernel {entry}")
 
 
 def blocks(count: int, size: int) -> int:
@@ -65,13 +79,13 @@ class Launcher:
     """What the launchers of all ops share. Each op's are a class that derives from this one.
 
     A kernel's parameters are pointers, `index_t` (long long), `real` (float or double, the type of
-    the arrays) and `double`; `launch` passes arrays, whole numbers, floats and np.float64 for
-    them, in order.
+    the arrays) and `double`; `launch` passes arrays and numbers for them, in order. CUDA copies
+    bytes and asks nothing, so each argument is held against the parameter's declaration here.
     """
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._functions: dict[tuple[str, str, str], Function] = {}
+        self._functions: dict[tuple[str, str, str], tuple[Function, list[str]]] = {}
 
     def launch(
         self, op: str, entry: str, grid: Triple, block: Triple, dtype: Any, *arguments: Any
@@ -79,22 +93,35 @@ class Launcher:
         """Run the kernel `entry` of <op>.cu for arrays of `dtype`.
 
         Nothing happens where the grid is empty.
+
+        Raises:
+            TypeError: an argument that the kernel does not expect.
         """
         if 0 in grid:
             return
         key = (op, entry, dtype.name)
         if key not in self._functions:
-            self._functions[key] = self.device.function(source(op, dtype.name), entry)
-        self._functions[key](grid, block, [_typed(x, dtype) for x in arguments])
+            text = source(op, dtype.name)
+            self._functions[key] = self.device.function(text, entry), parameters(text, entry)
+        function, kinds = self._functions[key]
+        if len(arguments) != len(kinds):
+            raise TypeError(f"{entry}: {len(arguments)} arguments, expected {len(kinds)}")
+        pairs = zip(arguments, kinds, strict=True)
+        function(grid, block, [_typed(entry, x, kind, dtype) for x, kind in pairs])
 
     def launch_rows(self, op: str, entry: str, rows: int, dtype: Any, *arguments: Any) -> None:
         """As `launch`, with a warp for each row."""
         self.launch(op, entry, (blocks(rows, WARPS), 1, 1), (WARP, WARPS, 1), dtype, *arguments)
 
 
-def _typed(x: Any, dtype: Any) -> Any:
-    if isinstance(x, np.generic):  # a double is a float of Python's, too
+def _typed(entry: str, x: Any, kind: str, dtype: Any) -> Any:
+    """`x` for a parameter of this kind: an array as it is, a number with the kind's bytes."""
+    if kind.endswith("*"):
+        expected = {"index_t*": "int64", "double*": "float64"}.get(kind, dtype.name)
+        found = getattr(x, "dtype", None)
+        if found is None or found.name != expected:
+            raise TypeError(f"{entry}: {type(x).__name__} of {found}, expected {expected} ({kind})")
         return x
-    if isinstance(x, float):
-        return dtype.type(x)
-    return np.int64(x) if isinstance(x, int) else x
+    if kind == "index_t":
+        return np.int64(operator.index(x))
+    return np.float64(x) if kind == "double" else dtype.type(x)

@@ -67,7 +67,7 @@ class Optimizer(Launcher):
     def judge(self, control: Array, g: Array, grad_clip: float, beta1: float, beta2: float) -> None:
         """NORM, SCALE, HEALTHY; and STEP and the corrections of the update that follows."""
         parts = self._sum_squares(g)
-        numbers = map(np.float64, (grad_clip, beta1, beta2))
+        numbers = (grad_clip, beta1, beta2)
         self._one_block("judge", THREADS, g.dtype, control, self._partials, parts, *numbers)
 
     def adamw_step(

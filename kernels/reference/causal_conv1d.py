@@ -1,8 +1,7 @@
 """Causal convolution and SiLU."""
 
-import numpy as np
-
 from calmgrad.kernels.protocol import Array
+from calmgrad.kernels.reference.functions import sigmoid
 
 
 def causal_conv1d_workspace(tokens: int, channels: int, taps: int) -> int:
@@ -17,20 +16,16 @@ def _convolve(x: Array, weight: Array, pos: Array) -> Array:
     return a
 
 
-def _sigmoid(x: Array) -> Array:
-    return 0.5 + 0.5 * np.tanh(0.5 * x)
-
-
 def causal_conv1d_forward(y: Array, x: Array, weight: Array, pos: Array, work: Array) -> None:
     a = _convolve(x, weight, pos)
-    y[...] = a * _sigmoid(a)
+    y[...] = a * sigmoid(a)
 
 
 def causal_conv1d_backward(
     dx: Array, dweight: Array, dy: Array, x: Array, weight: Array, pos: Array, work: Array
 ) -> None:
     a = _convolve(x, weight, pos)
-    s = _sigmoid(a)
+    s = sigmoid(a)
     da = dy * s * (1 + a * (1 - s))
     dx[...] = weight[:, 0] * da
     dweight[...] = 0

@@ -23,6 +23,7 @@ from calmgrad.kernels.protocol import (
     Sizes,
     X,
 )
+from calmgrad.kernels.reference.functions import sigmoid
 from calmgrad.kernels.reference.gelu import gelu_forward
 from calmgrad.kernels.reference.sampling import choose
 
@@ -37,10 +38,6 @@ def decode_workspace(s: Sizes) -> int:
 
 def decode_prepare(work: Array, weights: Array, starts: Array, s: Sizes) -> None:
     pass
-
-
-def _sigmoid(x: Array) -> Array:
-    return 0.5 + 0.5 * np.tanh(0.5 * x)
 
 
 def _norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
@@ -66,12 +63,12 @@ def _mixer(h: Array, p: list[Array], conv: Array, scan: Array, s: Sizes) -> Arra
     conv[1:] = conv[:-1].copy()
     conv[0] = x
     a = (p[CONV].T * conv).sum(axis=0)
-    u = a * _sigmoid(a)
-    dt_raw, b, c = np.split(u @ p[X], [s.dt_rank, s.dt_rank + s.d_state])
+    u = a * sigmoid(a)
+    dt_raw, B, C = np.split(u @ p[X], [s.dt_rank, s.dt_rank + s.d_state])
     dt = np.logaddexp(0, dt_raw @ p[DT] + p[DT_BIAS])
-    scan[...] = np.exp(dt * -np.exp(p[A_LOG].T)) * scan + b[:, None] * (dt * u)
-    y = c @ scan + p[SKIP] * u
-    return y * z * _sigmoid(z) @ p[OUT]
+    scan[...] = np.exp(dt * -np.exp(p[A_LOG].T)) * scan + B[:, None] * (dt * u)
+    y = C @ scan + p[SKIP] * u
+    return y * z * sigmoid(z) @ p[OUT]
 
 
 def _step(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import calmgrad
-from calmgrad.cli.evaluate import print_changes, verdict
+from calmgrad.cli.evaluate_several import print_changes, verdict
 from calmgrad.cli.main import cli
 from calmgrad.errors import CalmgradError
 

@@ -86,6 +86,22 @@ def test_dump_and_parity(run: Run, dataset: Path, model: calmgrad.Model, tmp_pat
     assert {row["op"] for row in result["compared"] if not row["good"]} >= {"blocks.1.gelu"}
 
 
+def test_an_output_is_a_file_not_standard_output(
+    here: Callable[..., Done], dataset: Path, model: calmgrad.Model, tmp_path: Path
+) -> None:
+    """Written as a file named `-`, a dump would be hard to find and to remove."""
+    for command in (
+        ("dump", "-m", "m.cwgt", "-d", dataset, "-o", "-"),
+        ("convert", "m.cwgt", "-"),
+        ("explain", "-m", "m.cwgt", "--html", "-"),
+        ("train", "-m", "m.cwgt", "-d", dataset, "-o", "-"),
+        ("fisher", "-m", "m.cwgt", "-d", dataset, "-o", "-"),
+        ("dataset", "build", "m.cwgt", "-o", "-"),
+    ):
+        assert "-: the output is a file" in here(*command, code=2).stderr
+    assert not (tmp_path / "-").exists()
+
+
 def test_parity_of_gradients(
     here: Callable[..., Done], dataset: Path, model: calmgrad.Model, tmp_path: Path
 ) -> None:
@@ -103,6 +119,8 @@ def test_parity_of_gradients(
     assert "the gradient of blocks.0.mixer.A_log" in done.stderr
     done = here("parity", "one.bin", "-m", "m.cwgt", "-d", dataset, code=3)
     assert "--parameter names one" in done.stderr
+    done = here(*command[:-1], "abc", code=2)
+    assert "no parameter 'abc': expected a name or 0 to" in done.stderr
 
 
 def test_parity_of_runs(
@@ -118,6 +136,9 @@ def test_parity_of_runs(
     model.save(tmp_path / "other.cwgt")
     done = here("parity", "other.cwgt", *given, code=6)
     assert "ln_f.bias is not what it should be, at [15] (channel 15)" in done.stderr
+    calmgrad.new_model(d_model=16, n_layers=1, d_state=4, l_max=200).save(tmp_path / "small.cwgt")
+    done = here("parity", "small.cwgt", *given, code=3)
+    assert "small.cwgt: has other sizes than the model: n_layers 1, expected 2\n" in done.stderr
 
 
 def test_parity_of_a_peer(

@@ -18,6 +18,7 @@ import numpy as np
 from calmgrad.backend import Backend
 from calmgrad.kernels.cuda import CudaKernels
 from calmgrad.kernels.cuda.device import Argument, Event, Function, Graph, Precision, Triple
+from calmgrad.kernels.cuda.launcher import KERNEL, parameters
 from calmgrad.kernels.protocol import Kernels
 from tests.cuda_on_cpu import recording
 from tests.cuda_on_cpu.array import ArrayModule, DeviceArray
@@ -25,9 +26,6 @@ from tests.cuda_on_cpu.array import ArrayModule, DeviceArray
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
 FLAGS += ["-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-maybe-uninitialized"]
-KERNEL = re.compile(
-    r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)'
-)
 NUMBERS: dict[str, Any] = {
     "int32": ctypes.c_int32,
     "int64": ctypes.c_int64,
@@ -63,7 +61,7 @@ class EmulatedDevice:
         self.launches: list[str] = []
 
     def function(self, source: str, entry: str) -> Function:
-        types = _parameters(source, entry)
+        types = parameters(source, entry)
         run = getattr(_library(source), f"run_{entry}")
         run.restype = ctypes.c_char_p
 
@@ -129,15 +127,6 @@ def emulated(schedule: int = 0) -> Backend:
     """The backend of the CUDA kernels, on a device of its own."""
     device = EmulatedDevice(schedule)
     return Backend("cuda", device.xp, cast(Kernels, CudaKernels(device)), device)
-
-
-def _parameters(source: str, entry: str) -> list[str]:
-    """The types of a kernel's parameters: "real*", "index_t", …, without const."""
-    for name, text in KERNEL.findall(source):
-        if name == entry:
-            parts = [re.sub(r"\b(const|__restrict__)\b", "", part) for part in text.split(",")]
-            return [re.sub(r"\w+\s*$", "", part).replace(" ", "").strip() for part in parts]
-    raise KeyError(f"no kernel {entry}")
 
 
 def _cell(entry: str, x: Argument, kind: str) -> Any:

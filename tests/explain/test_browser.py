@@ -261,6 +261,43 @@ def test_nothing_is_cut_off_on_a_phone(page: Any) -> None:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def top_of(page: Any, section: str) -> float:
+    """How far down the window the section stands, when scrolling has come to rest."""
+    top: float = page.execute_async_script(
+        "const [id, done] = arguments; let before, still = 0; (function wait() {"
+        " const now = document.getElementById(id).getBoundingClientRect().top;"
+        " still = now === before ? still + 1 : 0; before = now;"
+        " still > 10 ? done(now) : requestAnimationFrame(wait); })();", section
+    )  # fmt: skip
+    return top
+
+
+def test_a_link_leads_to_its_section_though_those_above_were_not_drawn(
+    page: Any, address: str
+) -> None:
+    page.execute_script("document.querySelector('nav a[href=\"#update\"]').click()")
+    assert abs(top_of(page, "update") - 64) < 2
+    page.get("about:blank")
+    page.get(f"{address}#parameters")
+    assert abs(top_of(page, "parameters") - 64) < 2
+
+
+def test_all_of_it_is_printed_and_in_the_light_theme(page: Any) -> None:
+    if page.execute_script("return theme()") == "light":
+        page.find_element("id", "theme").click()
+    page.execute_script(
+        "addEventListener('beforeprint', () => { const graph = document.querySelector('.canvas');"
+        " window.printed = [theme(), graph.offsetWidth, graph.style.getPropertyValue('--fit')]; })"
+    )
+    page.execute_cdp_cmd("Page.printToPDF", {})
+    for section in ("flow", "scan", "parameters", "update"):
+        assert texts(page, f"#{section} .chart, #{section} .heat"), section
+    theme, width, fit = page.execute_script("return window.printed")
+    assert theme == "light"
+    assert width * float(fit) == pytest.approx(min(width, 660), abs=1)  # as wide as a sheet
+    assert page.execute_script("return theme()") == "dark"
+
+
 def test_every_control_has_a_name(page: Any) -> None:
     draw_everything(page)
     nameless = page.execute_script(

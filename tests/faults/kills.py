@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from calmgrad.cli.train import SIGNALS, StopSignal
+from calmgrad.cli.runs import SIGNALS, StopSignal
 from calmgrad.settings import from_mapping, to_toml
 from tests.faults.report import main
 from tests.faults.runs import KEYS, Outcome, newest_whole, reference, train

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from calmgrad.cli.train import SIGNALS
+from calmgrad.cli.runs import SIGNALS
 from tests.faults.kills import duration_of_a_run, start, write_settings
 from tests.faults.report import main
 from tests.faults.runs import Outcome, newest_whole, reference

@@ -4,10 +4,8 @@ Here they are given to the commands in this process; a few to the real thing, in
 `python -m tests.faults.hostile` gives every one to a process of its own.
 """
 
-import signal
 import tracemalloc
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -17,19 +15,7 @@ from calmgrad.cli.main import cli
 from calmgrad.errors import CalmgradError
 from tests.faults.hostile import HOSTILE, MEGABYTE, TRAIN, Hostile, ask, name_of, prepare, size_of
 
-
-@pytest.fixture(autouse=True)
-def no_hang() -> Iterator[None]:
-    """Waiting for a FIFO fails instead of stopping the suite."""
-
-    def fail(*_: object) -> None:
-        raise TimeoutError("hangs")
-
-    previous = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
+pytestmark = pytest.mark.usefixtures("no_hang")
 
 
 @pytest.fixture

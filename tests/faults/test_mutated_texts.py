@@ -17,7 +17,7 @@ from calmgrad.domains import DOMAINS
 from calmgrad.errors import CalmgradError, FileError
 from calmgrad.formats import ctds, pairs
 from calmgrad.history import read_histories
-from calmgrad.prompt import InputWarning, fields_of, prompt, stop_patterns
+from calmgrad.prompt import InputWarning, prompt, stop_patterns
 from calmgrad.tokenizer import encode_raw
 from tests.faults.mutate import ANY
 from tests.texts import some_text
@@ -93,7 +93,6 @@ def try_template(path: Path, rng: random.Random) -> None:
         assert " at character " in str(error)  # noqa: PT017
     tokens = prompt(text, typed)
     assert all(0 <= token < 320 for token in tokens)
-    fields_of(text, tokens)
 
 
 KINDS: dict[str, Callable[[Path, random.Random], None]] = {

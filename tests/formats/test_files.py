@@ -3,7 +3,6 @@
 import errno
 import os
 import resource
-import signal
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,18 +21,7 @@ WHOLE = b"first second third"
 needs_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 
 
-@pytest.fixture(autouse=True)
-def no_hang() -> Iterator[None]:
-    """Waiting for a FIFO or a device fails instead of stopping the suite."""
-
-    def fail(*_: object) -> None:
-        raise TimeoutError("hangs")
-
-    previous = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(10)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
+pytestmark = pytest.mark.usefixtures("no_hang")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import calmgrad
-from calmgrad.errors import CalmgradError, FileError
+from calmgrad.errors import FileError
 from calmgrad.formats.dump import Dump
 from calmgrad.layout import initial_weights, layout
 from calmgrad.parity import compare
@@ -94,6 +94,19 @@ def test_parts_of_products_may_be_dumped_alone() -> None:
     first = checked(dump).first
     assert first is not None
     assert (first.op, first.name) == (f"{M}.x_proj", f"{M}.B")
+
+
+@pytest.mark.parametrize("factor", [0, 3, np.nan])
+def test_a_way_back_that_begins_with_another_number_than_1_is_told(factor: float) -> None:
+    """Each step is right by what has arrived: all gradients are 0, or three times too large."""
+    dump = dumped("float32")
+    for name in [n for n in dump.arrays if n == "grads" or n.startswith("grad/")]:
+        dump.arrays[name] = dump.arrays[name] * factor
+    dump.arrays["grad/loss"] = np.float32(factor)
+    first = checked(dump).first
+    assert first is not None
+    assert (first.op, first.direction, first.name) == ("loss", "backward", "loss")
+    assert first.difference.expected == 1
 
 
 def test_names_without_meaning_are_told() -> None:
@@ -185,7 +198,7 @@ def test_a_flat_gradient_and_one_parameters() -> None:
     for size, parameter in ((3, None), (3, "8")):
         with pytest.raises(FileError, match="3 numbers"):
             gradient_dump(CONFIG, flat[:size], parameter)
-    with pytest.raises(CalmgradError, match="no parameter 'abc'"):
+    with pytest.raises(ValueError, match="no parameter 'abc'"):
         gradient_dump(CONFIG, flat, "abc")
 
 

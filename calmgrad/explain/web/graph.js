@@ -76,6 +76,13 @@ class Graph {
     this.light();
   }
 
+  /** Let the columns be as wide as they must, and (on paper alone) all as small as to fit a sheet. */
+  fit(paper) {
+    this.canvas.classList.toggle("narrow", paper);
+    this.canvas.style.setProperty("--fit", Math.min(1, 660 / this.canvas.offsetWidth));
+    this.route();
+  }
+
   path(a, b, apart) {
     if (Math.abs(a.left - b.left) < 2) {
       if (apart === 1) return `M${a.x} ${a.bottom}V${b.top}`;

@@ -31,18 +31,43 @@ function drawUpdate() {
       shape: "bars", label: "L2 norm of each parameter's change", pick: (i) => page.buffer && page.buffer.jump(i) }));
 }
 
+const undrawn = new Map(); // section -> what draws it
+
+function drawSection(id) {
+  const draw = undrawn.get(id);
+  undrawn.delete(id);
+  if (draw) draw();
+}
+
+const drawAll = () => [...undrawn.keys()].forEach(drawSection);
+
 /** Call `draw` when the section comes near the window. */
 function whenNear(id, draw) {
-  const section = document.getElementById(id);
+  undrawn.set(id, draw);
   const watch = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     watch.disconnect();
-    setTimeout(draw); // each section in a task of its own, so that scrolling stays smooth
+    setTimeout(() => drawSection(id)); // each in a task of its own, so that scrolling stays smooth
   }, { rootMargin: "600px" });
-  watch.observe(section);
+  watch.observe(document.getElementById(id));
 }
 
 const page = {};
+
+/** On paper: every section, in the light theme, the graph as wide as the sheet. */
+function printWhole(redraw) {
+  let shown;
+  addEventListener("beforeprint", () => {
+    drawAll();
+    shown = theme();
+    if (shown === "dark") redraw("light");
+    page.graph.fit(true);
+  });
+  addEventListener("afterprint", () => {
+    if (shown === "dark") redraw("dark");
+    page.graph.fit(false);
+  });
+}
 
 function setTheme(name) {
   document.documentElement.dataset.theme = name;
@@ -75,6 +100,7 @@ function start() {
   whenNear("scan", () => { page.scan = new Scan(); });
   whenNear("parameters", () => { page.buffer = new Buffer(); });
   whenNear("update", drawUpdate);
+  printWhole(redraw);
 
   const links = new Map([...document.querySelectorAll("nav a")].map((a) => [a.hash.slice(1), a]));
   const spy = new IntersectionObserver((entries) => {
@@ -88,7 +114,12 @@ function start() {
       }
     }
   }, { rootMargin: "-30% 0px -60% 0px" });
-  for (const id of links.keys()) spy.observe(document.getElementById(id));
+  // A section is where its link says only if those above it have their height.
+  for (const [id, a] of links) {
+    spy.observe(document.getElementById(id));
+    a.addEventListener("click", drawAll);
+  }
+  if (location.hash) drawAll();
   performance.mark("calmgrad-drawn");
 }
 
