@@ -19,6 +19,7 @@ from pathlib import Path
 
 from calmgrad.kernels.cuda.launcher import FOLDER, REALS, source
 
+FLAGS = ("-std=c++17", "-ftz=true")  # as CuPy compiles: it adds the second one to ours
 RESULTS = Path(__file__).parent / "results" / "cuda_kernels.json"
 ARCHITECTURES = ("sm_80", "sm_90")
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for")
@@ -69,7 +70,7 @@ def compiled(op: str, dtype: str, *flags: str) -> tuple[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         written, made = Path(folder, f"{op}.cu"), Path(folder, "made")
         written.write_text(source(op, dtype), encoding="utf-8")
-        command = ["nvcc", "-std=c++17", *flags, str(written), "-o", str(made)]
+        command = ["nvcc", *FLAGS, *flags, str(written), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
             raise RuntimeError(f"nvcc refuses {op}.cu:\n{done.stderr}")

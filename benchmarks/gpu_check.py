@@ -12,7 +12,6 @@ compiler: so that the script itself is known to work. Its times measure nothing.
 """
 
 import argparse
-import json
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from benchmarks.gpu import (
 )
 from benchmarks.gpu.subject import Failed, Subject, rehearsal
 from benchmarks.options import ROOT
-from benchmarks.result_files import write
+from benchmarks.result_files import read, write
 from calmgrad.errors import DeviceError
 
 PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
@@ -58,6 +58,7 @@ PHASES: dict[str, Callable[[Subject], dict[str, Any]]] = {
 }
 SECONDS = {"sanitizer": 480, "steps": 420}  # that a phase may take
 MOST_SECONDS = 200  # that any other may
+UNFINISHED = "unfinished"  # the outcome of what a phase keeps before its end
 MESSAGE = 1000  # characters of it on the screen; the file has them all
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -78,7 +79,7 @@ def main() -> int:
             continue
         path = folder / f"{number:02d}-{name}.json"
         together = subject.emulated or arguments.together
-        result = one(name, subject) if together else apart(name, path, arguments)
+        result = one(name, subject, path) if together else apart(name, path, arguments)
         write(path, result)
         summary["phases"][name] = {key: result[key] for key in ("outcome", "seconds", "message")}
         summary["seconds"] = time.perf_counter() - began
@@ -92,15 +93,22 @@ def main() -> int:
     return int(any(phase["outcome"] == "failed" for phase in summary["phases"].values()))
 
 
-def one(name: str, subject: Subject) -> dict[str, Any]:
-    """Run a phase; what it found, whether it passed, and how long it took."""
+def one(name: str, subject: Subject, path: Path) -> dict[str, Any]:
+    """Run a phase; what it found, whether it passed, and how long it took.
+
+    What it keeps before its end is written to `path`.
+    """
     began = time.perf_counter()
     result: dict[str, Any] = {"phase": name, "outcome": "passed", "message": ""}
     result["emulated"] = subject.emulated
     if subject.emulated:
         result["times"] = "emulated, not a measurement"
+
+    def keep(found: dict[str, Any]) -> None:
+        write(path, found | result | {"outcome": UNFINISHED})
+
     try:
-        found = PHASES[name](subject)
+        found = PHASES[name](replace(subject, keep=keep))
         if "skipped" in found:
             result |= {"outcome": "skipped", "message": found["skipped"]}
     except Failed as failure:
@@ -136,10 +144,10 @@ def apart(name: str, path: Path, arguments: argparse.Namespace) -> dict[str, Any
                 process.wait()
         told.seek(0)
         output = told.read()
-    if path.exists():
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    result = read(path)
+    if result.get("outcome", UNFINISHED) != UNFINISHED:
         return result
-    return {
+    return result | {
         "phase": name, "outcome": "failed", "message": ended, "output": output[-4000:],
         "emulated": False, "seconds": time.perf_counter() - began,
     }  # fmt: skip

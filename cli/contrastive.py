@@ -1,7 +1,6 @@
 """calmgrad contrastive"""
 
 import json
-from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -110,25 +109,9 @@ def command(
             should_stop=lambda: stop.caught is not None,
         )
     if as_json:
-        print(json.dumps({"event": "end", **summarise(result)}))
+        print(json.dumps({"event": "end", **result.summary()}))
     _say_end(result)
     stop.leave_if_caught()
-
-
-def summarise(result: "Result") -> dict[str, Any]:
-    """What a run came to, for programs."""
-    return {
-        "run_directory": str(result.run_directory),
-        "weights": [str(path) for path in result.weights],
-        "steps": result.steps,
-        "first_loss": result.first_loss if result.steps else None,
-        "last_loss": result.last_loss if result.steps else None,
-        "before": result.before and asdict(result.before.found),
-        "best": result.best and asdict(result.best.found),
-        "best_step": result.best and result.best.step,
-        "stopped": result.stopped,
-        "seconds": round(result.seconds, 3),
-    }
 
 
 def _say_end(result: "Result") -> None:

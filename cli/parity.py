@@ -205,15 +205,19 @@ def show(report: "Report") -> None:
     from calmgrad.parity.summary import lines
 
     console = Console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    narrow = console.width < 60
+    table = Table(box=None, pad_edge=False, collapse_padding=narrow, header_style="bold")
     names = ("op", "forward", "backward", "apart", "ULPs", "differs")
-    shown = [i for i in range(len(names)) if console.width >= 60 or i not in (3, 4)]
-    for i in shown:
-        left = names[i] in ("op", "differs")
-        table.add_column(names[i], justify="left" if left else "right", no_wrap=i < 5)
+    for name in ("op", "forw.", "back", "differs") if narrow else names:
+        words = name in ("op", "differs")
+        table.add_column(
+            name, justify="left" if words else "right", no_wrap=not words, overflow="fold",
+            min_width=20 if name == "op" and not narrow else len(name),
+        )  # fmt: skip
     for line in lines(report):
         style, cells = "" if line.good else "bold red", line.cells()
-        table.add_row(*(Text(one_line(cells[i]), style) for i in shown))
+        cells = line.few_cells() if narrow else cells
+        table.add_row(*(Text(one_line(cell), style) for cell in cells))
     if table.row_count:
         console.print(table)
         console.print()

@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks import cuda_kernels
 from benchmarks.cuda_kernels import ARCHITECTURES, RESULTS, Kernel
+from calmgrad.kernels.cuda.device import OPTIONS
 from calmgrad.kernels.cuda.launcher import FOLDER, REALS, source
 
 TABLE: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
@@ -130,7 +131,7 @@ def test_sources_need_no_other_file(op: str) -> None:
 
 @pytest.mark.parametrize("op", cuda_kernels.ops() if THOROUGH else ["pool", "optimizer"])
 def test_nvrtc_takes_it_too(op: str) -> None:
-    """The compiler that CuPy uses, where it is installed."""
+    """The compiler that CuPy uses, where it is installed, with the options that it is given."""
     if util.find_spec("cupy_backends") is None:
         pytest.skip("no CuPy")
     nvrtc: Any = import_module("cupy_backends.cuda.libs.nvrtc")
@@ -140,7 +141,8 @@ def test_nvrtc_takes_it_too(op: str) -> None:
         pytest.skip(f"no NVRTC: {error}")
     program = nvrtc.createProgram(source(op, "float32"), f"{op}.cu", (), ())
     try:
-        nvrtc.compileProgram(program, ("-std=c++17", "--gpu-architecture=sm_90"))
+        added = ("-ftz=true", "-arch=sm_90", "--device-as-default-execution-space")  # by CuPy
+        nvrtc.compileProgram(program, (*OPTIONS, *added))
     except Exception:
         pytest.fail(nvrtc.getProgramLog(program))
     assert nvrtc.getCUBIN(program)

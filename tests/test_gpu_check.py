@@ -91,13 +91,14 @@ def test_a_phase_that_kills_or_hangs_its_process_spares_the_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a bad access does, or a kernel that waits for ever."""
-    phases = {"dies": "os._exit(3)", "hangs": "time.sleep(60)", "works": "dict(answer=42)"}
+    hangs = "(s.keep(dict(rows=[7])), time.sleep(60))"
+    phases = {"dies": "os._exit(3)", "hangs": hangs, "works": "dict(answer=42)"}
     monkeypatch.setattr(gpu_check, "PHASES", dict.fromkeys(phases))
     monkeypatch.setattr(gpu_check, "SECONDS", {"hangs": 2})
     start = subprocess.Popen
 
     def popen(command: list[str], **rest: Any) -> Any:
-        chosen = {name: f"lambda _: {does}" for name, does in phases.items()}
+        chosen = {name: f"lambda s: {does}" for name, does in phases.items()}
         table = ", ".join(f"{name!r}: {does}" for name, does in chosen.items())
         text = "import os, sys, time; from benchmarks import gpu_check"
         text += f"; gpu_check.PHASES = {{{table}}}; sys.argv = {command[2:]!r}"
@@ -111,6 +112,7 @@ def test_a_phase_that_kills_or_hangs_its_process_spares_the_others(
     messages = ["ended with code 3", "not done after 2 s", ""]
     assert [result["message"] for result in results] == messages
     assert results[0]["output"].startswith("seen")
+    assert (results[1]["outcome"], results[1]["rows"]) == ("failed", [7])
     assert results[2]["answer"] == 42
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["phases"]) == list(phases)

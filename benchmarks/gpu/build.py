@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from benchmarks.gpu.subject import Failed, Subject
+from calmgrad.kernels.cuda.device import OPTIONS
 from calmgrad.kernels.cuda.launcher import FOLDER, source
 
 DTYPES = ("float32", "float64")
@@ -38,7 +39,7 @@ def _compiled(subject: Subject, op: str, dtype: str) -> dict[str, Any]:
             subject.device.function(text, name)
         if subject.emulated:
             return {name: {} for name in names}
-        module = subject.xp.RawModule(code=text, options=("-std=c++17",))
+        module = subject.xp.RawModule(code=text, options=OPTIONS)
         return {name: _needs(module.get_function(name)) for name in names}
 
 

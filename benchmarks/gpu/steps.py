@@ -40,6 +40,7 @@ def run(subject: Subject) -> Results:
                     break
                 except WorkerFailed as failure:
                     failed.append(f"{size} {shape}: {failure}")
+            subject.keep({"note": note, "versions": options.versions, "rows": rows})
     found = {"note": note, "versions": options.versions, "rows": rows}
     if failed:
         raise Failed("; ".join(failed), **found)

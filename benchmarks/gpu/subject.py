@@ -34,11 +34,13 @@ class Subject:
         name: the device, as calmgrad calls it: "cuda:0".
         emulated: it is the tests' stand-in: sizes are tiny, and times no measurement.
         peer: the Python of an environment with calm-mamba, or None.
+        keep: called with what a long phase has found so far, lest it is lost when that is ended.
     """
 
     name: str = "cuda:0"
     emulated: bool = False
     peer: str | None = None
+    keep: Callable[[dict[str, Any]], None] = lambda _: None
 
     @cached_property
     def backend(self) -> Backend:

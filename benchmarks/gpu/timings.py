@@ -39,6 +39,7 @@ def run(subject: Subject) -> dict[str, Any]:
                         "us_least": times.least, "bytes": size_bytes, "us_floor": floor,
                         "of_floor": floor / times.median,
                     })  # fmt: skip
+            subject.keep({"copy_gb_per_second": speed, "rows": rows})
     return {"copy_gb_per_second": speed, "rows": rows}
 
 

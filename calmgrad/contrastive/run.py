@@ -128,6 +128,9 @@ class Run(Running[Evaluated]):
                 self.model.weights[...] = self.best_weights
             weights = self._save()
             self.directory.draw(f"{size_name(self.model.config)}: InfoNCE loss")
+            result = self._result(weights, began)
+            if self.stopped != "signal":
+                self.directory.finish(result.summary())
         except CalmgradError as error:
             self.directory.note(f"ended    {error}")
             raise
@@ -136,7 +139,7 @@ class Run(Running[Evaluated]):
             self.trainer.close()
             if self.done == 0:  # it ended before its first step
                 self.directory.discard()
-        return self._result(weights, began)
+        return result
 
     def _result(self, weights: list[Path], began: float) -> Result:
         losses = self.losses or [math.nan]

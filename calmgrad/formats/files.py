@@ -204,6 +204,8 @@ def write_atomic(path: AnyPath, chunks: Iterable[Chunk], size: int | None = None
 
 def _writable_mode(name: str, target: str) -> int | None:
     """The permission bits of an existing target; None when there is none."""
+    if name == "-":  # elsewhere it is standard input: nobody means a file of that name
+        raise DiskError("-: expected a file name (./- for a file that is called so)")
     try:
         status = os.stat(target)
     except FileNotFoundError:

@@ -35,7 +35,7 @@ class CausalConv1d(Partials):
             dx, row(dx), work, dy, row(dy), x, row(x), flat(weight), pos,
             *x.shape, weight.shape[1],
         )  # fmt: skip
-        self.sum_partials(flat(dweight), work, grid[1], dweight.size)
+        self.sum_partials(work, grid[1], dweight)
 
 
 def _grid(x: Array) -> tuple[int, int, int]:

@@ -18,6 +18,7 @@ from calmgrad.kernels.protocol import Array, ArrayModule
 
 Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16")
+OPTIONS = ("-std=c++17",)  # of the compiler; CuPy adds -ftz=true: floats below 2^-126 are 0
 
 Argument = Array | np.generic  # an array of the device, or a typed number
 Triple = tuple[int, int, int]
@@ -170,7 +171,7 @@ class CupyDevice:
         return launch
 
     def _compile(self, source: str) -> Any:
-        return self.xp.RawModule(code=source, options=("-std=c++17",))
+        return self.xp.RawModule(code=source, options=OPTIONS)
 
     def gemm(self, out: Array, a: Array, b: Array, beta: float) -> None:
         self._products().gemm(out, a, b, beta)

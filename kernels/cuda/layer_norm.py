@@ -39,5 +39,4 @@ class LayerNorm(Partials):
             dx, row(dx), work, dy, row(dy), x, row(x), mean, rstd, flat(weight),
             tokens, channels, accumulate,
         )  # fmt: skip
-        self.sum_partials(flat(dweight), work, parts, 2 * channels)
-        self.sum_partials(flat(dbias), work[channels:], parts, 2 * channels)
+        self.sum_partials(work, parts, dweight, dbias)

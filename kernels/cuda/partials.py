@@ -3,20 +3,21 @@
 The order of the additions depends on the sizes alone.
 """
 
-from calmgrad.kernels.cuda.launcher import WARP, Launcher, blocks
+from calmgrad.kernels.cuda.launcher import WARP, Launcher, blocks, flat
 from calmgrad.kernels.protocol import Array
 
 WARPS = 32  # as in partials.cu
 
 
 class Partials(Launcher):
-    def sum_partials(self, out: Array, partials: Array, parts: int, row: int) -> None:
-        """out = the sum of `parts` rows of a flat array, of `row` numbers each, from its start.
+    def sum_partials(self, partials: Array, parts: int, out: Array, rest: Array = None) -> None:
+        """The sums of `parts` rows from the start of `partials`: to `out`, then to `rest`.
 
-        `out` has at most `row` numbers, side by side.
+        A row has as many numbers as the two, which lie side by side in each.
         """
-        grid = (blocks(out.size, WARP), 1, 1)
+        rest = out[:0] if rest is None else rest
+        size = out.size + rest.size
         self.launch(
-            "partials", "sum_partials", grid, (WARP, WARPS, 1), out.dtype,
-            out, partials, row, parts, out.size,
+            "partials", "sum_partials", (blocks(size, WARP), 1, 1), (WARP, WARPS, 1), out.dtype,
+            flat(out), out.size, flat(rest), partials, parts, size,
         )  # fmt: skip

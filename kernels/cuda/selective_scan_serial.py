@@ -8,8 +8,13 @@ from calmgrad.kernels.protocol import Array
 Mapping = Literal["auto", "chunks", "serial"]
 
 STATES = 16  # as in selective_scan_serial.cu
-# Channels times sequences from which there are threads enough. A guess: not measured on a GPU yet
-# (benchmarks/gpu_check.py times both mappings).
+# Channels times sequences (threads) from which the serial kernels are taken: calculated for an H100
+# (132 multiprocessors of 4 schedulers), not measured on any GPU. Up to 132 blocks, 16,896 threads,
+# a scheduler has one warp at most, and the time is that of one warp: about 300 cycles a token
+# forward and 800 backward, whatever the number of threads. The chunks' time grows with it: 24 + 43
+# instructions a token and state (docs/cuda.md), for 32 threads at once, on 528 schedulers at 0.7 a
+# cycle, are 0.09 cycles a token for each thread. The two meet at 12,000 threads. 16,384 errs on the
+# chunks' side, as a full GPU has two warps where another has one. (`gpu_check timings` times both.)
 SERIAL_FROM = 16384
 
 

@@ -161,6 +161,7 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
     "partials": [
         ("sums are read before they are there", "= sum;\n  __syncthreads();", "= sum;"),
         ("one part is left out", "p < parts; p += WARPS", "p < parts - 1; p += WARPS"),
+        ("the second result shifted", "rest[i - split] = sum", "rest[(i + 1) % split] = sum"),
         ("numbers beyond the last",
          "  if (threadIdx.y || i >= size) return;", "  if (threadIdx.y) return;"),
     ],
