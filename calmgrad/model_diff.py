@@ -19,7 +19,8 @@ class TensorDifference:
         identical: to the last bit.
         norm_a, norm_b: Euclidean.
         cosine: of the angle between both; None where one is 0.
-        largest: the largest difference of two elements, `index` where it is.
+        largest: the largest difference of two finite elements, `index` where it is; where it is 0,
+            the first that changed.
         relative: the norm of the difference, relative to that of the first.
         changed: how many elements differ, of `size`.
         not_finite: how many are not finite in either.
@@ -97,8 +98,8 @@ def compare(name: str, a: NDArray[np.float32], b: NDArray[np.float32]) -> Tensor
     x, y = np.where(usable, a, 0).astype(np.float64), np.where(usable, b, 0).astype(np.float64)
     norm_a, norm_b = float(np.linalg.norm(x)), float(np.linalg.norm(y))
     apart = np.abs(y - x)
-    at = int(np.argmax(apart))
     same = a.view(np.uint32) == b.view(np.uint32)
+    at = int(np.argmax(apart if apart.any() else ~same))
     product = norm_a * norm_b
     return TensorDifference(
         name, bool(same.all()), norm_a, norm_b,

@@ -65,7 +65,10 @@ def arrays(
         sizes: of single letters, a number or a strategy; of others, one of SIZES.
     """
     bound = {name: draw(s) if isinstance(s, st.SearchStrategy) else s for name, s in sizes.items()}
-    for letter in dict.fromkeys(" ".join(shapes).split()):
+    letters = dict.fromkeys(" ".join(shapes).split())
+    if unknown := sizes.keys() - letters:
+        raise ValueError(f"arrays: {min(unknown)} is in none of the shapes {', '.join(shapes)}")
+    for letter in letters:
         if not letter.isdigit() and letter not in bound:
             bound[letter] = draw(st.sampled_from(SIZES))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))

@@ -65,6 +65,15 @@ def test_not_a_number_is_counted_and_left_out() -> None:
     assert compare("x", a, a.copy()).identical
 
 
+@pytest.mark.parametrize("value", [np.nan, -0.0])
+def test_a_change_without_a_difference_is_where_it_is(value: float) -> None:
+    a = np.zeros((3, 2), np.float32)
+    b = a.copy()
+    b[1, 1] = value
+    found = compare("p", a, b)
+    assert (found.largest, found.changed, found.index) == (0, 1, (1, 1))
+
+
 def test_zero_has_no_direction_and_a_sign() -> None:
     zero = np.zeros(3, np.float32)
     found = compare("x", zero, -zero)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 
 import calmgrad
 from calmgrad import model_check
@@ -46,6 +47,15 @@ def test_letters_stand_for_sizes(found: list[Floats]) -> None:
     assert w.shape[0] in SIZES
     assert pair.shape == (2,)
     assert not np.array_equal(x[0, :1], x[1, :1])
+
+
+def test_a_size_without_a_letter_is_refused() -> None:
+    @settings(database=None, max_examples=1)
+    @given(found=arrays("T D", C=4))
+    def check(found: list[Floats]) -> None: ...
+
+    with pytest.raises(ValueError, match="arrays: C is in none of the shapes T D"):
+        check()
 
 
 @given(positive=arrays("T C", positive=True), apart=arrays("T C", apart=True, scale=2.0))

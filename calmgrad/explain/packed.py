@@ -52,7 +52,7 @@ def thin(array: NDArray[np.float64], cells: int) -> tuple[NDArray[np.float64], t
             break
         steps[axis] += 1
     for axis, step in enumerate(steps):
-        array = _strongest(array, axis, step)
+        array = strongest(array, axis, step)
     return array, tuple(steps)
 
 
@@ -60,7 +60,7 @@ def _cells(shape: tuple[int, ...], steps: list[int]) -> int:
     return math.prod(-(-n // step) for n, step in zip(shape, steps, strict=True))
 
 
-def _strongest(array: NDArray[np.float64], axis: int, step: int) -> NDArray[np.float64]:
+def strongest(array: NDArray[np.float64], axis: int, step: int) -> NDArray[np.float64]:
     """Of each `step` numbers along an axis the one with the largest magnitude."""
     if step == 1:
         return array

@@ -13,7 +13,7 @@ import numpy as np
 
 from calmgrad import __version__
 from calmgrad.explain.formulas import Direction, Formula, formula_of
-from calmgrad.explain.packed import Packed, statistics, thin
+from calmgrad.explain.packed import Packed, statistics, strongest
 from calmgrad.explain.scan import ScanStates
 from calmgrad.explain.story import OpStory, Story
 from calmgrad.explain.typeset import mathml, segments
@@ -180,8 +180,8 @@ def _flat(story: Story, packed: Packed) -> dict[str, Any]:
     for name in ("value", "gradient"):
         arrays = [getattr(p, name).astype(np.float64).ravel() for p in story.parameters]
         tops = [float(np.abs(a).max()) or 1.0 for a in arrays]
-        pairs = zip(arrays, tops, counts, strict=True)
-        joined = np.concatenate([thin(a / top, count)[0] for a, top, count in pairs])
+        pairs = zip(arrays, tops, strict=True)
+        joined = np.concatenate([strongest(a / top, 0, step) for a, top in pairs])
         flat[name] = packed.add(joined, joined.size) | {"tops": tops}
     return flat
 

@@ -200,12 +200,14 @@ def _best_pass(model: Model, array: NDArray[np.int64], cmd_pos: int) -> Trace:
         gc.collect()  # the last tape goes before the next comes: of a large model they are much
         return trace(model.config, model.weights, [array], [cmd_pos], every_position=False)
 
-    best = _times(once())
+    first = once()
+    if not (first.batch.targets >= 0).any():
+        raise ValueError(f"no target after position {cmd_pos}: there is nothing to learn")
+    best = _times(first)
+    del first
     for _ in range(PASSES - 2):
         best = np.minimum(best, _times(once()))
     pass_ = once()
-    if not (pass_.batch.targets >= 0).any():
-        raise ValueError(f"no target after position {cmd_pos}: there is nothing to learn")
     for record, (forward, backward) in zip(
         pass_.records, np.minimum(best, _times(pass_)).tolist(), strict=True
     ):

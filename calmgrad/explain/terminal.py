@@ -66,7 +66,6 @@ def tell(
 
 
 def _op(teller: _Teller, story: Story, op: OpStory, seen: dict[str, str]) -> None:
-
     formula = formula_of(op.op)
     number = next(i for i, each in enumerate(story.ops, 1) if each is op)
     teller.line()
@@ -77,6 +76,8 @@ def _op(teller: _Teller, story: Story, op: OpStory, seen: dict[str, str]) -> Non
     for symbol, given in op.inputs.items():
         columns = f"[:, {given.columns[0]}:{given.columns[1]}]" if given.columns else ""
         teller.named("reads", f"{symbol} = {given.name}{columns}")
+    if op.output != op.name:
+        teller.named("makes", op.output)
     before = seen.get(op.op)
     if before is None:
         seen[op.op] = op.name

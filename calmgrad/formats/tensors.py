@@ -6,6 +6,7 @@ matrices, [out, in], often behind the prefix model/, and the tied head a second 
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -182,14 +183,25 @@ def convert(source: AnyPath, target: AnyPath, l_max: int | None = None) -> tuple
 
     Returns:
         What was written, "safetensors" or "CWGT", and the model.
+
+    Raises:
+        FileError: the source is none of these.
+        ValueError: the name of the target says the other format.
     """
     if not Path(str(source)).is_dir() and _begins_with(source, cwgt.MAGIC):
+        _check_name(target, "safetensors", ".cwgt")
         model = cwgt.read(source)
         write(target, model)
         return "safetensors", model
     model = read(source, l_max)
+    _check_name(target, "CWGT", ".safetensors")
     cwgt.write(target, model)
     return "CWGT", model
+
+
+def _check_name(target: AnyPath, form: str, other: str) -> None:
+    if Path(os.fsdecode(target)).suffix.lower() == other:
+        raise ValueError(f"{display(target)}: would be {form}: expected a name without {other}")
 
 
 def _begins_with(path: AnyPath, magic: bytes) -> bool:

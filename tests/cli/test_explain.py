@@ -35,6 +35,7 @@ def test_the_story_on_a_pipe(run: Run, model: calmgrad.Model, dataset: Path) -> 
     at = [done.stdout.index(f"{i:>2}  {op.name} ") for i, op in enumerate(story.ops, 1)]
     assert at == sorted(at)
     assert "y = 0.5 * x * (1 + tanh(v))" in done.stdout
+    assert "    makes     blocks.0.mixer.u\n" in done.stdout  # what is read next has a maker
     assert done.stdout.count("dx = dy @ W.T ") == 1  # the others refer to the first
     assert done.stdout.count("as those of blocks.0.mixer.in_proj") == 5
     assert "AdamW, lr 0.001" in done.stdout

@@ -175,6 +175,7 @@ def test_wrong_uses_get_one_line(
         (("dump", *given, "-o", "none/x"), 5, "no folder"),
         (("convert", "text", "x.cwgt"), 3, "safetensors"),
         (("convert", "m.cwgt", "m.cwgt"), 2, "is read by this command"),
+        (("convert", "m.cwgt", "x.cwgt"), 2, "x.cwgt: would be safetensors"),
         (("diff", "m.cwgt", "text"), 3, "text: "),
     ):
         done = here(*arguments, code=code)
@@ -201,6 +202,8 @@ def test_diff(here: Callable[..., Done], model: calmgrad.Model, tmp_path: Path) 
 
 def test_convert(here: Callable[..., Done], model: calmgrad.Model, tmp_path: Path) -> None:
     here("convert", "m.cwgt", "m.safetensors")
+    done = here("convert", "m.safetensors", "copy.safetensors", code=2)
+    assert "copy.safetensors: would be CWGT: expected a name without .safetensors" in done.stderr
     done = here("convert", "m.safetensors", "again.cwgt", "--json")
     assert json.loads(done.stdout)["format"] == "CWGT"
     assert (tmp_path / "again.cwgt").read_bytes() == (tmp_path / "m.cwgt").read_bytes()

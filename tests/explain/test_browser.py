@@ -226,6 +226,17 @@ def test_the_scan_of_a_channel(page: Any, story: Story) -> None:
     assert texts(page, "#scan-body .above")[0].startswith("Token 4 ")
 
 
+def test_rounding_is_not_drawn_as_a_signal(page: Any) -> None:
+    """Numbers that differ in the fourth digit alone, as the steps of a channel may."""
+    heights = page.execute_script(
+        "return [[1, 1.0005, 1], [1, 1.5, 1]].map((data) => { const d = lane(data, 'x', false)"
+        ".querySelector('path').getAttribute('d');"
+        " const y = [...d.matchAll(/ ([0-9.]+)H/g)].map((m) => +m[1]);"
+        " return Math.max(...y) - Math.min(...y); })"
+    )
+    assert heights == [pytest.approx(0.0005 * 64 / 1.0005 * 40, rel=1e-3), 40]
+
+
 def test_both_themes(page: Any) -> None:
     def ground() -> str:
         colour: str = page.find_element("tag name", "body").value_of_css_property(

@@ -136,6 +136,23 @@ def test_of_a_large_model_a_cell_is_several_weights() -> None:
         np.testing.assert_allclose(own, padded, rtol=1e-3, atol=1e-6)
 
 
+def test_cells_of_the_map_hold_the_weights_that_are_said(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many of a cell, where a parameter is no multiple of it."""
+    monkeypatch.setattr("calmgrad.explain.page.WHOLE", 300)
+    reader = Reader(html_page(story, {}))
+    flat = json.loads(reader.scripts["facts-json"])["flat"]
+    step, got = flat["step"], array(reader, flat["gradient"])
+    for p, start, top in zip(
+        story.parameters, flat["starts"], flat["gradient"]["tops"], strict=True
+    ):
+        size = np.abs(p.gradient.ravel())
+        cells = np.pad(size, (0, -size.size % step)).reshape(-1, step).max(axis=1)
+        own = np.abs(got[start : start + cells.size]) * top
+        np.testing.assert_allclose(own, cells, rtol=1e-3, atol=1e-4 * top)
+
+
 # --- packing --------------------------------------------------------------------------------------
 
 

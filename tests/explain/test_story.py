@@ -1,12 +1,15 @@
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import calmgrad
 from calmgrad.explain import Story, summary, tell_step
+from calmgrad.explain import story as story_module
 from calmgrad.explain.story import label, layer_of
+from calmgrad.trace import Trace, trace
 from tests.explain.conftest import CMD_POS, TOKENS
 
 
@@ -107,6 +110,21 @@ def test_what_cannot_be_told(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         tell_step(model, tokens, cmd_pos, channels=channels)
+
+
+def test_that_there_is_nothing_to_learn_is_told_after_one_pass(
+    model: calmgrad.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+
+    def counted(*args: Any, **options: Any) -> Trace:
+        passes.append(args)
+        return trace(*args, **options)
+
+    monkeypatch.setattr(story_module, "trace", counted)
+    with pytest.raises(ValueError, match="nothing to learn"):
+        tell_step(model, [calmgrad.BOS, 65], 1)
+    assert len(passes) == 1
 
 
 def test_labels() -> None:

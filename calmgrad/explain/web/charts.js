@@ -101,7 +101,9 @@ function logChart({ items, shape, label, pick }) {
 /** A line over the tokens, without axes: its ends are written beside it. `fromZero`: 0 is shown. */
 function lane(data, label, fromZero) {
   const width = 1000, height = 46, least = Math.min(...data), most = Math.max(...data);
-  const low = fromZero ? Math.min(least, 0) : least, high = fromZero ? Math.max(most, 0) : most, span = high - low || 1;
+  const from = fromZero ? Math.min(least, 0) : least, to = fromZero ? Math.max(most, 0) : most;
+  // The numbers have three digits: what varies less is a level line, not the steps of rounding.
+  const span = Math.max(to - from, Math.max(-from, to) / 64) || 1, low = from - (span - (to - from)) / 2;
   const y = (v) => 3 + (1 - (v - low) / span) * (height - 6), w = width / data.length;
   let path = "";
   data.forEach((v, i) => { path += `${i ? "L" : "M"}${i * w} ${y(v)}H${(i + 1) * w}`; });
