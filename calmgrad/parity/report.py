@@ -11,9 +11,10 @@ from calmgrad.config import ModelConfig
 from calmgrad.errors import FileError
 from calmgrad.formats.dump import Dump
 from calmgrad.layout import layout, views
-from calmgrad.parity.compare import BACKWARD, FORWARD, Comparison, Finding, Row, role_of
+from calmgrad.parity.compare import Comparison
 from calmgrad.parity.difference import RTOL, difference
 from calmgrad.parity.evaluate import Evaluation, Known, Widened
+from calmgrad.parity.finding import BACKWARD, FORWARD, Finding, Row, role_of
 from calmgrad.parity.graph import Graph, build
 from calmgrad.parity.local import Array, Context
 from calmgrad.parity.meaning import meaning, token_words
@@ -192,7 +193,9 @@ def check(
     context = Context(config, read, reduction, chosen)
     beside = _own_run(graph, context, weights) if run else None
     report.order = [role_of(node.name) for node in graph.nodes]
-    ops = Comparison(graph, context, source.known, beside, allowed, source.dtype, explain, tell=tell)
+    ops = Comparison(
+        graph, context, source.known, beside, allowed, source.dtype, explain, tell=tell
+    )
     with np.errstate(all="ignore"):
         ops.forward()
         ops.backward()

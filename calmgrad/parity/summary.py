@@ -1,9 +1,8 @@
 """The rows of a report gathered by op, for a table."""
 
 from dataclasses import dataclass, field
-from itertools import count, groupby
 
-from calmgrad.parity.compare import BACKWARD, Row, role_of
+from calmgrad.parity.finding import BACKWARD, Row, role_of
 from calmgrad.parity.report import Report
 
 
@@ -48,8 +47,10 @@ class Line:
         if self.good or self.wrong == [self.op]:
             return "" if self.good else "yes"
         numbers = sorted(int(block) for block in self.wrong)
-        runs = [list(run) for _, run in groupby(numbers, lambda n, c=count(): n - next(c))]
-        return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)
+        first = [n for n in numbers if n - 1 not in numbers]
+        last = [n for n in numbers if n + 1 not in numbers]
+        pairs = zip(first, last, strict=True)
+        return ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in pairs)
 
 
 def lines(report: Report) -> list[Line]:

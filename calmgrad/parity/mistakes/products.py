@@ -132,7 +132,6 @@ def parts_in_another_order(node: Node) -> Iterator[tuple[str, Forward]]:
         expected = ", ".join(names)
         yield f"is cut as [{', '.join(names[i] for i in order)}]: it is [{expected}]", forward
 
-
     if len(names) == 2:
         yield "has its two parts column by column in turn: they are halves", lambda v, c: {
             "y": np.concatenate([local.linear(v, c)["y"][:, i::2] for i in (0, 1)], axis=1)
