@@ -194,6 +194,7 @@ def test_a_narrow_terminal_has_whole_numbers(
     told = here("parity", "a.dump", "-m", "m.cwgt").stdout
     assert "…" not in told
     assert "ULPs" not in told
+    assert "\nmixer.selective_scan " in told
     held = read(tmp_path / "a.dump")
     held.arrays["blocks.0.gelu"] *= 2
     write(tmp_path / "bent.npz", held)
