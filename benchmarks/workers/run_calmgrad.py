@@ -64,7 +64,9 @@ def train_on_device(settings: dict[str, Any]) -> Call:
         trainer.collect()
         if settings["rehearsal"]:
             return {}
-        return {"device_bytes": trainer.runner.backend.xp.get_default_memory_pool().total_bytes()}
+        backend = trainer.runner.backend
+        with backend.active():
+            return {"device_bytes": backend.xp.get_default_memory_pool().total_bytes()}
 
     return call
 
