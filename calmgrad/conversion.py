@@ -18,7 +18,8 @@ from calmgrad.formats.ctds import MAX_U16
 from calmgrad.formats.ctds_writer import Writer
 from calmgrad.formats.dictionary import NO_DEFINITION
 from calmgrad.formats.files import AnyPath, display
-from calmgrad.formats.lines import Finding, open_text
+from calmgrad.formats.lines import Finding, open_text, read_lines
+from calmgrad.formats.prose import PROSE, SHORTEST, read_prose
 from calmgrad.formats.text import DICTIONARY, read_blocks
 
 
@@ -37,7 +38,7 @@ class Summary:
     """What became of a text.
 
     Attributes:
-        format: "generic" or "dictionary".
+        format: "generic", "dictionary" or "prose".
         blocks: how many the text has.
         train, validation: the outputs; validation is None without a split.
         findings: kind -> how often.
@@ -58,8 +59,9 @@ def convert_text(
     val_output: AnyPath | None = None,
     strict: bool = False,
     report: Callable[[Finding], None] = lambda finding: None,
+    prose: bool = False,
 ) -> Summary:
-    """Make CTDS files of a text in the generic or the dictionary format (FORMATS §6).
+    """Make CTDS files of a text in the generic or the dictionary format (FORMATS §6), or of prose.
 
     Args:
         text: a UTF-8 file; "-" is standard input.
@@ -69,6 +71,7 @@ def convert_text(
         val_output: default `<stem of output>_val.ctds`.
         strict: the first finding is an error.
         report: called with each finding.
+        prose: the text has no tags: each of its paragraphs becomes a sequence.
 
     Raises:
         ValueError: l_max or val_split is out of range, or both outputs are one file.
@@ -77,6 +80,8 @@ def convert_text(
     """
     if not 1 <= l_max <= MAX_U16:
         raise ValueError(f"l_max is {l_max}: expected 1 to {MAX_U16}")
+    if prose and l_max < SHORTEST:
+        raise ValueError(f"l_max is {l_max}: expected {SHORTEST} or more for prose")
     if not 0 <= val_split <= 1:
         raise ValueError(f"val_split is {val_split}: expected 0 to 1")
     paths = _output_paths(text, output, val_split, val_output)
@@ -90,7 +95,10 @@ def convert_text(
         report(finding)
 
     with open_text(text) as file, ExitStack() as stack:
-        form, blocks = read_blocks(file, l_max, note)
+        if prose:
+            form, blocks = PROSE, read_prose(read_lines(file, note), l_max)
+        else:
+            form, blocks = read_blocks(file, l_max, note)
         grouped = form == DICTIONARY and val_split > 0
         outputs = [stack.enter_context(_Output(path, grouped)) for path in paths]
         count = 0

@@ -184,12 +184,9 @@ class WeightedSum:
                     f" something is held (`with {name}.gradient() as d:` sees to it)"
                 )
 
-
     def _check_alike(self, scaled: list[Array]) -> None:
         """Hold the gradients against those of a pass with a larger seed and no other call."""
-        for k, (name, got, more) in enumerate(
-            zip(self.names, self.gradients, scaled, strict=True)
-        ):
+        for k, (name, got, more) in enumerate(zip(self.names, self.gradients, scaled, strict=True)):
             at = _apart(got, more / LARGER)
             if at is None:
                 continue

@@ -86,7 +86,7 @@ class Ended(Generic[E]):
 
 @dataclass(frozen=True, slots=True)
 class Result(Ended[Evaluated]):
-    """What a run of `calmgrad.train` has come to.
+    """What a run of `calmgrad.train` has come to: all that `Ended` tells, and one thing more.
 
     Attributes:
         checkpoint: the last one, to go on from; None: the run had ended before.

@@ -103,7 +103,7 @@ def gradcheck(
 
     Raises:
         CheckFailed: a gradient is wrong, a number is not finite, or `fn` does not keep the above.
-        ValueError: no arrays, or `names` does not name each.
+        ValueError: no arrays, something that is none, or `names` does not name each.
 
     An input through which nothing flows has gradient 0.
     """
@@ -147,7 +147,7 @@ class Check:
         self.rng = np.random.default_rng(seed)
         self.rtol, self.step, self.tick, self.locate = rtol, step, tick, locate
         self.comparisons = 0
-        point = [np.array(to_numpy(array), np.float64) for array in arrays]
+        point = [_numbers(*pair) for pair in zip(self.names, arrays, strict=True)]
         self.sum = WeightedSum(fn, backend, point, self.names, self.rng)
         # By what is moved: an input in units of its scale.
         self.gradients = [g * s for g, s in zip(self.sum.gradients, self.sum.scales, strict=True)]
@@ -322,6 +322,18 @@ def _worse(a: InputErrors, b: InputErrors) -> InputErrors:
         limit=max(a.limit, b.limit),
         probes=a.probes + b.probes,
     )
+
+
+def _numbers(name: str, array: object) -> Array:
+    """A float64 copy."""
+    given = np.asarray(to_numpy(array))
+    if given.dtype.kind not in "biuf":
+        kind = f"a {type(array).__name__}" if given.dtype.kind == "O" else f"of type {given.dtype}"
+        raise ValueError(
+            f"gradcheck: {name} is {kind}, expected an array of real numbers"
+            " (what else fn takes, give it with functools.partial or a lambda)"
+        )
+    return given.astype(np.float64)
 
 
 def _names(fn: Function, count: int) -> tuple[str, ...]:

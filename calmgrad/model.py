@@ -406,6 +406,7 @@ def new_model(
     except TypeError:
         known = ", ".join(cwgt.SamplerDefaults.__dataclass_fields__)
         raise ValueError(f"sampler_defaults {sampler_defaults}: expected any of {known}") from None
+    resolve_sampling(sampler, {})  # a file may hold more than a probability; a new model does not
     return Model(
         cwgt.Weights(config, initial_weights(config, seed), metadata=metadata, sampler=sampler)
     )

@@ -27,7 +27,7 @@ from calmgrad.run_state import Fingerprint, Progress, RunState, Validation, made
 from calmgrad.rundir import RunDirectory
 from calmgrad.running import Running
 from calmgrad.saving import Saver
-from calmgrad.settings import TrainConfig
+from calmgrad.settings import TrainConfig, users_file
 from calmgrad.starting import (
     check_output,
     describe,
@@ -80,6 +80,8 @@ class Run(Running[Evaluated]):
         assert c.dataset is not None
         if self.output is not None:
             check_output(Path(self.output), c.dataset, c.val_dataset)
+        if given.dataset is None and found is None:
+            users_file("train.ctds")
         self.dataset = load_kept(c.dataset, self.model.config.l_max, "train on")
         self.validation = None
         if c.val_dataset:

@@ -21,7 +21,7 @@ from calmgrad.settings_schema import SIZES, Continual, TrainConfig, convert, pri
 
 __all__ = [
     "SIZES", "Continual", "TrainConfig", "data_folder", "defaults_for", "environment",
-    "from_mapping", "merge", "read_config", "resolve", "to_dict", "to_toml",
+    "from_mapping", "merge", "read_config", "resolve", "to_dict", "to_toml", "users_file",
 ]  # fmt: skip
 
 MAX_FILE = 1 << 16  # bytes
@@ -46,6 +46,19 @@ DEFAULTS = TrainConfig(
 )  # fmt: skip
 FINE_TUNING = TrainConfig(epochs=3, batch_size=8, lr=5e-5, warmup_steps=0)
 PATIENCE = 5  # evaluations, of a new model
+
+
+def users_file(name: str) -> Path:
+    """The shell's own model (user.cwgt) or data set (train.ctds), where none is given.
+
+    Raises:
+        FileError: there is none.
+    """
+    path = data_folder() / name
+    if not path.exists():
+        what = "model given (-m)" if name == "user.cwgt" else "data set given (-d)"
+        raise FileError(f"no {what}, and none at {path}")
+    return path
 
 
 def data_folder() -> Path:

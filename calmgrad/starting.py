@@ -10,10 +10,11 @@ from typing import Any
 from calmgrad.config import PRESETS, ModelConfig
 from calmgrad.data import Dataset, load_dataset
 from calmgrad.errors import DiskError, FileError, UsageError
-from calmgrad.formats.files import display, open_source, read_file, write_atomic
+from calmgrad.formats.files import counted, display, open_source, read_file, write_atomic
 from calmgrad.loop import Plan
 from calmgrad.model import Model, load_model, new_model
 from calmgrad.settings import SIZES, TrainConfig, data_folder
+from calmgrad.template import parse_template
 from calmgrad.trainer import Trainer
 
 log = logging.getLogger("calmgrad.run")
@@ -27,6 +28,8 @@ def start_model(c: TrainConfig) -> tuple[Model, str | None]:
         chosen = str(user) if user.exists() else "new"
         if chosen == "new":
             note = f" (none given, and none at {user})"
+    if c.template is not None:
+        parse_template(c.template)  # a model is not trained for prompts that cannot be made
     sizes = {name: getattr(c, name) for name in SIZES if getattr(c, name) is not None}
     penalty = bool(c.ewc_lambda) and c.continual is None
     if penalty and chosen == "new":
@@ -120,7 +123,8 @@ def load_kept(path: str | Path, l_max: int, purpose: str) -> Dataset:
         )
     note = f"; left out {sum(reasons.values()):,} ({left_out})" if reasons else ""
     tokens = int(kept.lengths.sum())
-    log.info("data     %s: %s sequences, %s tokens%s", path, f"{len(kept):,}", f"{tokens:,}", note)
+    what = f"{counted(len(kept), 'sequence')}, {counted(tokens, 'token')}"
+    log.info("data     %s: %s%s", path, what, note)
     return kept
 
 

@@ -11,6 +11,7 @@ from calmgrad import memory
 from calmgrad.continual import OnlineEWC
 from calmgrad.data import Dataset
 from calmgrad.formats.cwgt import Metadata
+from calmgrad.formats.files import counted
 from calmgrad.loop import Course, Plan, Report
 from calmgrad.prompt import prompt
 from calmgrad.settings import TrainConfig
@@ -31,10 +32,10 @@ def say_plan(
         batch = f"batches of up to {plan.batch_tokens:,} tokens"
     if plan.accumulation > 1:
         batch += f", {plan.accumulation} to an update"
-    steps = f"{course.steps:,} steps in {plan.epochs} epochs"
+    steps = f"{counted(course.steps, 'step')} in {counted(plan.epochs, 'epoch')}"
     if course.steps < sum(course.epoch_steps):
         share = course.steps / course.epoch_steps[0]
-        steps = f"{course.steps:,} steps, {share:.2g} epochs"
+        steps = f"{counted(course.steps, 'step')}, {share:.2g} epochs"
     log.info(
         "run      %s, %s, %s, %s, seed %d", steps, batch, c.optimizer, rate_of(plan), plan.seed
     )

@@ -80,7 +80,7 @@ class TrainerState:
         """Updates made so far, also before a checkpoint that was loaded; those that `step_later`
         has begun count until it is known that one was not made.
         """
-        return self._optimizer.step
+        return self._made if self._closed else self._optimizer.step
 
     def set_lr(self, lr: float) -> None:
         """Learning rate from the next update on."""
@@ -93,6 +93,7 @@ class TrainerState:
     @property
     def grads(self) -> NDArray[np.float32]:
         """The flat gradient, in buffer order. From a device it is copied when asked for."""
+        self._require_open()
         grads: NDArray[np.float32] = self._flat.host("grads")
         return grads
 
@@ -116,6 +117,7 @@ class TrainerState:
 
     def zero_grad(self) -> None:
         """Set the gradient to zero and forget what `accumulate` has counted."""
+        self._require_open()
         with self._backend.active():
             self._gradient().fill(0)
         self._gathered = 0
@@ -125,7 +127,7 @@ class TrainerState:
     @property
     def waiting(self) -> int:
         """Steps that `collect` would tell of."""
-        return len(self._outcomes) + self._update.waiting
+        return len(self._outcomes) + (0 if self._closed else self._update.waiting)
 
     def collect(self) -> list[Outcome]:
         """Loss and gradient norm of every step since the last call, in order; waits for them.
@@ -290,6 +292,7 @@ class TrainerState:
         if self._closed:
             return
         self.runner.close()
+        self._made = self.updates
         self._closed = True
         if self._backend.device is not None:
             self.model.flat.detach()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from calmgrad.cli.common import data_folder
+from calmgrad.cli.common import users_file
 from calmgrad.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def batch(path: str | None, rows: str, l_max: int) -> "tuple[list[NDArray[Any]],
     """
     from calmgrad.data import load_dataset
 
-    path = path or str(data_folder() / "train.ctds")
+    path = path or str(users_file("train.ctds"))
     dataset = load_dataset(path)
     chosen = numbers(rows)
     if rows == "0-3":  # the default takes what there is

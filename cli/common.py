@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
+INDENT = 9  # of a fact: the word it begins with, and blanks
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is named.
 
@@ -73,7 +76,24 @@ def one_line(text: str) -> str:
 def say(message: str = "") -> None:
     """Talk to the user, a line on stderr; nothing that fails when nobody is there any more."""
     with suppress(OSError, ValueError):
-        print(one_line(message), file=sys.stderr, flush=True)
+        print(_folded(one_line(message)), file=sys.stderr, flush=True)
+
+
+def _folded(line: str) -> str:
+    """A fact ("data     …") as a terminal has room for it, broken between words.
+
+    What holds a command stays whole, so that it can be copied; so does an error.
+    """
+    if not sys.stderr.isatty() or "calmgrad " in line or line[INDENT - 1 : INDENT] != " ":
+        return line
+    width = os.get_terminal_size(sys.stderr.fileno()).columns
+    if len(line) <= width or width < 3 * INDENT:
+        return line
+    from textwrap import wrap
+
+    parts = wrap(line, width, break_long_words=False, break_on_hyphens=False,
+                 subsequent_indent=" " * INDENT)  # fmt: skip
+    return "\n".join(parts)
 
 
 def emit(values: dict[str, Any], as_json: bool) -> None:
@@ -101,6 +121,13 @@ def data_folder() -> Path:
     from calmgrad.settings import data_folder
 
     return data_folder()
+
+
+def users_file(name: str) -> Path:
+    """The shell's own user.cwgt or train.ctds, or an error that asks for one."""
+    from calmgrad.settings import users_file
+
+    return users_file(name)
 
 
 def load_kept(path: str | Path, l_max: int, purpose: str) -> "Dataset":

@@ -1,7 +1,6 @@
 """calmgrad contrastive"""
 
 import json
-from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -110,28 +109,13 @@ def command(
             should_stop=lambda: stop.caught is not None,
         )
     if as_json:
-        print(json.dumps({"event": "end", **summarise(result)}))
+        print(json.dumps({"event": "end", **result.summary()}))
     _say_end(result)
     stop.leave_if_caught()
 
 
-def summarise(result: "Result") -> dict[str, Any]:
-    """What a run came to, for programs."""
-    return {
-        "run_directory": str(result.run_directory),
-        "weights": [str(path) for path in result.weights],
-        "steps": result.steps,
-        "first_loss": result.first_loss if result.steps else None,
-        "last_loss": result.last_loss if result.steps else None,
-        "before": result.before and asdict(result.before.found),
-        "best": result.best and asdict(result.best.found),
-        "best_step": result.best and result.best.step,
-        "stopped": result.stopped,
-        "seconds": round(result.seconds, 3),
-    }
-
-
 def _say_end(result: "Result") -> None:
+    from calmgrad.formats.files import counted
     from calmgrad.retrieval import figures
     from calmgrad.starting import duration
 
@@ -139,7 +123,7 @@ def _say_end(result: "Result") -> None:
         say(STOPPED_EARLY)
         return
     loss = f"loss {result.first_loss:.4f} at first, {result.last_loss:.4f} at last"
-    say(f"trained  {result.steps:,} steps in {duration(result.seconds)}: {loss}")
+    say(f"trained  {counted(result.steps, 'step')} in {duration(result.seconds)}: {loss}")
     if result.before is not None and result.best is not None:
         say(f"         before: {figures(result.before.found)}")
         saved = "" if result.stopped == "signal" else "; these weights are saved"

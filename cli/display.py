@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from calmgrad.cli.common import one_line, say
+from calmgrad.cli.common import INDENT, one_line, say
 
 if TYPE_CHECKING:
     from calmgrad.events import Evaluated, Prepared
     from calmgrad.loop import Report
 
 PLOT_ROWS = 9
-NAME_WIDTH = 9  # of the word a line of the log begins with
 PLOT_FROM = 10  # steps: before, there is no curve to see
 REFRESHES = 4  # a second
 
@@ -55,9 +54,9 @@ class Panel(logging.Handler):
             record.getMessage()
         )  # "data     train.ctds: …": a word, then what it says
         line = Table.grid()
-        line.add_column(width=NAME_WIDTH)
+        line.add_column(width=INDENT)
         line.add_column(overflow="fold")
-        line.add_row(Text(message[:NAME_WIDTH]), Text(message[NAME_WIDTH:]))
+        line.add_row(Text(message[:INDENT]), Text(message[INDENT:]))
         with suppress(OSError):  # the terminal has gone: the run goes on
             self.live.console.print(line)
 

@@ -3,7 +3,15 @@
 import click
 
 from calmgrad.cli.batch import backend_named, backend_option, batch, rows_option, rules_option
-from calmgrad.cli.common import data_folder, emit, json_option, load_finite, model_option, not_over
+from calmgrad.cli.common import (
+    data_folder,
+    emit,
+    json_option,
+    load_finite,
+    model_option,
+    not_over,
+    users_file,
+)
 from calmgrad.errors import usage_errors
 
 
@@ -58,7 +66,7 @@ def command(
     from calmgrad.formats.files import check_writable
     from calmgrad.parity.runs import pass_dump, update_dump
 
-    path = str(model_path or data_folder() / "user.cwgt")
+    path = str(model_path or users_file("user.cwgt"))
     not_over(output, [path, str(dataset_path or data_folder() / "train.ctds")])
     check_writable(output)
     model = load_finite(path)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calmgrad.cli.common import (
-    data_folder,
     device_options,
     emit,
     json_option,
@@ -20,6 +19,7 @@ from calmgrad.cli.common import (
     say,
     threads_option,
     to_device,
+    users_file,
 )
 from calmgrad.errors import FileError, UsageError
 
@@ -90,7 +90,7 @@ def command(
     kind = kind_of(output)
     if no_normalize and kind == "index":
         raise UsageError("--no-normalize: an index holds vectors of length one")
-    path = str(model_path or data_folder() / "user.cwgt")
+    path = str(model_path or users_file("user.cwgt"))
     if output is not None:
         not_over(output, (path, *files))
     model = to_device(load_finite(path), device, matmul_precision)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calmgrad.cli.common import (
-    data_folder,
     device_options,
     emit,
     json_option,
@@ -17,6 +16,7 @@ from calmgrad.cli.common import (
     one_line,
     threads_option,
     to_device,
+    users_file,
 )
 from calmgrad.cli.evaluate_several import report
 from calmgrad.errors import UsageError, usage_errors
@@ -125,10 +125,8 @@ def command(
 
     from calmgrad.suggestions import score
 
-    model = to_device(
-        load_finite(model_path or data_folder() / "user.cwgt"), device, matmul_precision
-    )
-    paths = list(dataset_paths) or [str(data_folder() / "train.ctds")]
+    model = to_device(load_finite(model_path or users_file("user.cwgt")), device, matmul_precision)
+    paths = list(dataset_paths) or [str(users_file("train.ctds"))]
     if pairs is not None:
         if dataset_paths or before_path or worst or completion:
             raise UsageError("--pairs goes without --dataset, --before, --worst and --completion")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from calmgrad.cli.common import (
-    data_folder,
     device_options,
     emit,
     json_option,
@@ -17,6 +16,7 @@ from calmgrad.cli.common import (
     model_option,
     say,
     threads_option,
+    users_file,
 )
 from calmgrad.cli.display import progress
 from calmgrad.errors import usage_errors
@@ -73,8 +73,8 @@ def command(
     from calmgrad.starting import check_output, duration
     from calmgrad.trainer import Trainer
 
-    source = Path(model_path or data_folder() / "user.cwgt")
-    paths = [Path(path) for path in dataset_paths] or [data_folder() / "train.ctds"]
+    source = Path(model_path or users_file("user.cwgt"))
+    paths = [Path(path) for path in dataset_paths] or [users_file("train.ctds")]
     target = Path(output) if output is not None else source
     model = load_finite(source)
     l_max = model.config.l_max

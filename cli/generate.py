@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import data_folder, json_option, load_finite, model_option, say, size_name
+from calmgrad.cli.common import (
+    json_option,
+    load_finite,
+    model_option,
+    say,
+    size_name,
+    users_file,
+)
 from calmgrad.errors import UsageError, usage_errors
 
 if TYPE_CHECKING:
@@ -73,7 +80,7 @@ def command(
     """
     if text is not None and raw is not None:
         raise UsageError("-i and -r exclude each other")
-    model = load_finite(model_path or data_folder() / "user.cwgt")
+    model = load_finite(model_path or users_file("user.cwgt"))
     if not quiet:
         say(f"model    {size_name(model.config)}, {model.config.param_count:,} parameters")
     if show_fields:

@@ -70,6 +70,16 @@ def _error(message: object) -> None:
     say(f"error: {message}")
 
 
+def _show(error: click.ClickException) -> None:
+    """One line; the help, where a group of commands was called without one."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
+        error.show()
+        return
+    context = getattr(error, "ctx", None)
+    help_of = f" (see {context.command_path} --help)" if context else ""
+    _error(f"{' '.join(error.format_message().split()).removesuffix('.')}{help_of}")
+
+
 def main() -> None:
     """Entry point of the console script."""
     # Before NumPy loads: our threads run whole shards, each with BLAS at one thread.
@@ -89,7 +99,7 @@ def main() -> None:
         code = cli.main(prog_name="calmgrad", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        _show(error)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _error("interrupted")

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calmgrad.cli.batch import backend_named, backend_option, batch, rows_option, rules_option
-from calmgrad.cli.common import data_folder, json_option, load_finite, model_option, one_line, say
+from calmgrad.cli.common import (
+    data_folder,
+    json_option,
+    load_finite,
+    model_option,
+    one_line,
+    say,
+    users_file,
+)
 from calmgrad.errors import CheckFailed, FileError, UsageError, usage_errors
 
 if TYPE_CHECKING:
@@ -82,7 +90,7 @@ def command(
     if step and (backend or "cpu").startswith("cuda"):
         raise UsageError("--step: the decoder reads on the CPU: --backend cpu or reference")
 
-    model = load_finite(model_path or data_folder() / "user.cwgt")
+    model = load_finite(model_path or users_file("user.cwgt"))
     with usage_errors():
         report = _report(
             model, other, dataset_path, rows, parameter, peer, step, against_rules,
@@ -197,15 +205,19 @@ def show(report: "Report") -> None:
     from calmgrad.parity.summary import lines
 
     console = Console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    narrow = console.width < 60
+    table = Table(box=None, pad_edge=False, collapse_padding=narrow, header_style="bold")
     names = ("op", "forward", "backward", "apart", "ULPs", "differs")
-    shown = [i for i in range(len(names)) if console.width >= 60 or i not in (3, 4)]
-    for i in shown:
-        left = names[i] in ("op", "differs")
-        table.add_column(names[i], justify="left" if left else "right", no_wrap=i < 5)
+    for name in ("op", "forw.", "back", "differs") if narrow else names:
+        words = name in ("op", "differs")
+        table.add_column(
+            name, justify="left" if words else "right", no_wrap=not words, overflow="fold",
+            min_width=20 if name == "op" and not narrow else len(name),
+        )  # fmt: skip
     for line in lines(report):
         style, cells = "" if line.good else "bold red", line.cells()
-        table.add_row(*(Text(one_line(cells[i]), style) for i in shown))
+        cells = line.few_cells() if narrow else cells
+        table.add_row(*(Text(one_line(cell), style) for cell in cells))
     if table.row_count:
         console.print(table)
         console.print()

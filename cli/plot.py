@@ -115,10 +115,10 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
     marks = ["" if len(rows) == 1 else f"{chr(ord('a') + i % 26)} " for i in range(len(rows))]
     width = max(len("run"), *(len(m + r["run"]) for m, r in zip(marks, rows, strict=True)))
-    print(f"{'run':<{width}}  {'steps':>8}  {'first':>8}  {'last':>8}  {'smoothed':>8}  best val")
+    head = f"{'run':<{width}}  {'steps':>7}  {'first':>7}  {'last':>7}  smoothed  best val"
+    print(f"{head}  at step")
     for mark, r in zip(marks, rows, strict=True):
-        best = loss(r["best_val"])
-        if r["best_val"] is not None:
-            best += f" at step {r['best_val_step']:,}"
-        losses = "  ".join(f"{loss(r[key]):>8}" for key in ("first", "last", "last_smoothed"))
-        print(f"{mark + r['run']:<{width}}  {r['steps']:>8,}  {losses}  {best}")
+        losses = "  ".join(f"{loss(r[key]):>7}" for key in ("first", "last"))
+        others = "  ".join(f"{loss(r[key]):>8}" for key in ("last_smoothed", "best_val"))
+        at = "-" if r["best_val_step"] is None else f"{r['best_val_step']:,}"
+        print(f"{mark + r['run']:<{width}}  {r['steps']:>7,}  {losses}  {others}  {at:>7}")

@@ -151,17 +151,18 @@ def command(config_path: str | None, as_json: bool, **flags: Any) -> None:
 
 
 def _say_end(result: "Result") -> None:
+    from calmgrad.formats.files import counted
     from calmgrad.starting import duration
 
     if not result.steps:
         say(STOPPED_EARLY)
         return
     loss = f"loss {result.first_loss:.4f} at first, {result.last_loss:.4f} at last"
-    say(f"trained  {result.steps:,} steps in {duration(result.seconds)}: {loss}")
+    say(f"trained  {counted(result.steps, 'step')} in {duration(result.seconds)}: {loss}")
     if result.before is not None and result.best is not None:
         change = f"{result.before.loss:.4f} before, {result.best.loss:.4f} at its best"
-        saved = "" if result.stopped == "signal" else ": these weights are saved"
-        say(f"         validation loss {change} (step {result.best.step:,}){saved}")
+        saved = "" if result.stopped == "signal" else "; saved"
+        say(f"         validation loss {change} (step {result.best.step:,}{saved})")
     if result.stopped == "patience":
         say("         ended early: no new best validation for as long as patience allows")
     if result.stopped == "signal":

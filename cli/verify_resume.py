@@ -21,6 +21,7 @@ from calmgrad.errors import CalmgradError, CheckFailed
 
 STEPS = 24
 EVERY = 2  # steps between checkpoints
+LEAST = 6 * EVERY  # then the newest checkpoint has one before it when the power is cut
 COMPARED = ("model.cwgt", "metrics.jsonl")
 
 
@@ -40,7 +41,7 @@ class Leg:
 @click.option("-d", "--dataset", type=click.Path(), help="As for train.")
 @click.option("--val-dataset", type=click.Path(), help="As for train.")
 @click.option("--config", "config_path", type=click.Path(), help="Settings of the run to try.")
-@click.option("--steps", type=click.IntRange(8), default=STEPS, show_default=True)
+@click.option("--steps", type=click.IntRange(LEAST), default=STEPS, show_default=True)
 @click.option("--save-dir", type=click.Path(), help="Where to try it.  [default: a new folder in"
               " the one for temporary files, removed at the end]")  # fmt: skip
 @threads_option

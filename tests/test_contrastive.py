@@ -174,6 +174,7 @@ def test_a_run_learns(pairs: str) -> None:
     assert "pairs.txt" in (result.run_directory / "train.log").read_text()
     assert "left out 1" in (result.run_directory / "train.log").read_text()
     assert (result.run_directory / "loss.svg").exists()
+    assert json.loads((result.run_directory / "result.json").read_text()) == result.summary()
     saved = calmgrad.load_model(result.run_directory / "model.cwgt")
     assert saved.metadata.domain == "netref"
     assert saved.weights.tobytes() == result.model.weights.tobytes()
@@ -264,6 +265,7 @@ def test_a_signal_ends_a_run_with_its_weights(pairs: str) -> None:
     result = train_contrastive(config, should_stop=lambda: True)
     assert (result.stopped, result.steps) == ("signal", 1)
     assert result.weights[0].exists()
+    assert not (result.run_directory / "result.json").exists()  # it may go on
 
 
 @pytest.mark.parametrize(
@@ -275,6 +277,7 @@ def test_a_signal_ends_a_run_with_its_weights(pairs: str) -> None:
         ({"dataset": "none.txt"}, FileError, "none.txt: no such file"),
         ({"dataset": "one.txt"}, FileError, "one.txt: expected 2 pairs or more, found 1"),
         ({"output": "pairs.txt"}, UsageError, "pairs.txt: the weights would replace"),
+        ({"template": "CMD input"}, UsageError, "template entry 'CMD input'"),
     ],
 )
 def test_what_is_refused(

@@ -12,6 +12,7 @@ from calmgrad.errors import CheckFailed
 from calmgrad.gradient_check import gradcheck
 from calmgrad.kernels.protocol import Array
 from calmgrad.ops import basic
+from calmgrad.packing import Packing
 from calmgrad.tape import Tensor
 
 RNG = np.random.default_rng(0)
@@ -231,6 +232,10 @@ def test_wrong_use() -> None:
         gradcheck(basic.exp)
     with pytest.raises(ValueError, match="1 names, expected 2"):
         gradcheck(model, X, W, names=["x"])
+    for wrong, told in ((Packing.of([5]), "Packing"), (X + 1j, "complex128"), ("x", "<U1")):
+        said = f"gradcheck: w is .*{told}, expected an array of real"
+        with pytest.raises(ValueError, match=said):
+            gradcheck(model, X, wrong)
     with pytest.raises(ValueError, match="fn returned ndarray, expected a Tensor"):
         gradcheck(lambda x: x.value, X)
 

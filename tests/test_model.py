@@ -59,6 +59,7 @@ def test_sizes_replace_the_presets() -> None:
         ({"d_state": 0}, "d_state = 0: expected 1 to 255"),
         ({"d_model": 64.0}, "d_model: expected a whole number"),
         ({"sampler_defaults": {"heat": 1}}, "expected any of temperature, top_k"),
+        ({"sampler_defaults": {"top_p": 2}}, "top_p = 2: expected from 0 to 1"),
     ],
 )
 def test_bad_sizes(arguments: dict[str, object], message: str) -> None:

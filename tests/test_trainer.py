@@ -374,7 +374,18 @@ def test_a_closed_trainer_says_so() -> None:
         trainer.get_grad(0)
     with pytest.raises(CalmgradError, match="the trainer is closed"):
         trainer.step(*batch())
+    with pytest.raises(CalmgradError, match="the trainer is closed"):
+        trainer.zero_grad()
+    with pytest.raises(CalmgradError, match="the trainer is closed"):
+        _ = trainer.grads
     assert model.loss([65, 66]) > 0
+
+
+def test_a_closed_trainer_still_knows_its_updates() -> None:
+    with calmgrad.Trainer(small()) as trainer:
+        trainer.step(*batch())
+        trainer.step(*batch())
+    assert (trainer.updates, trainer.waiting, trainer.collect()) == (2, 0, [])
 
 
 def test_after_the_first_step_nothing_is_allocated() -> None:

@@ -294,6 +294,7 @@ def test_environment_goes_after_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"leraning_rate": 1}, "leraning_rate"),
         ({"lr": "fast"}, "lr"),
         ({"model": "new", "l_max": 0}, "l_max"),
+        ({"template": "BOS;CWD:cwd;NOPE:x"}, "template entry 'NOPE:x': there is no token NOPE"),
         ({"report_to": ["tensorboard"]}, "pip install 'calmgrad"),
     ],
 )

@@ -1,7 +1,8 @@
 """What a contrastive run tells whoever called it, while it goes on and at its end."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from calmgrad.events import Ended
 from calmgrad.retrieval import Retrieval
@@ -36,3 +37,18 @@ class Prepared:
 
 class Result(Ended[Evaluated]):
     """What a contrastive run has come to."""
+
+    def summary(self) -> dict[str, Any]:
+        """The result as JSON has it."""
+        return {
+            "run_directory": str(self.run_directory),
+            "weights": [str(path) for path in self.weights],
+            "steps": self.steps,
+            "first_loss": self.first_loss if self.steps else None,
+            "last_loss": self.last_loss if self.steps else None,
+            "before": self.before and asdict(self.before.found),
+            "best": self.best and asdict(self.best.found),
+            "best_step": self.best and self.best.step,
+            "stopped": self.stopped,
+            "seconds": round(self.seconds, 3),
+        }

@@ -17,6 +17,7 @@ from calmgrad.contrastive.start import TEMPERATURE, model_and_settings
 from calmgrad.errors import CalmgradError, UsageError, usage_errors
 from calmgrad.events import Calls
 from calmgrad.formats.checkpoint import Checkpoint
+from calmgrad.formats.files import counted
 from calmgrad.loop import Ahead, Course, Report
 from calmgrad.model import Model
 from calmgrad.resume import check_end
@@ -127,6 +128,9 @@ class Run(Running[Evaluated]):
                 self.model.weights[...] = self.best_weights
             weights = self._save()
             self.directory.draw(f"{size_name(self.model.config)}: InfoNCE loss")
+            result = self._result(weights, began)
+            if self.stopped != "signal":
+                self.directory.finish(result.summary())
         except CalmgradError as error:
             self.directory.note(f"ended    {error}")
             raise
@@ -135,7 +139,7 @@ class Run(Running[Evaluated]):
             self.trainer.close()
             if self.done == 0:  # it ended before its first step
                 self.directory.discard()
-        return self._result(weights, began)
+        return result
 
     def _result(self, weights: list[Path], began: float) -> Result:
         losses = self.losses or [math.nan]
@@ -173,9 +177,9 @@ class Run(Running[Evaluated]):
     def _say_plan(self) -> None:
         plan = self.plan
         log.info(
-            "run      %s steps in %d epochs, batches of %d pairs, %s, %s, seed %d",
-            f"{self.course.steps:,}", plan.epochs, plan.batch_size, self.config.optimizer,
-            rate_of(plan), plan.seed,
+            "run      %s in %s, batches of %d pairs, %s, %s, seed %d",
+            counted(self.course.steps, "step"), counted(plan.epochs, "epoch"), plan.batch_size,
+            self.config.optimizer, rate_of(plan), plan.seed,
         )  # fmt: skip
         log.info(
             "loss     symmetric InfoNCE, temperature %g, %s pooling", self.temperature, self.pool

@@ -85,7 +85,12 @@ def _read_header(source: Source) -> tuple[int, int, int]:
         raise source.error(f"{source.size} bytes: expected a CTDS header of {HEADER.size}")
     magic, vocab_version, count, max_len = HEADER.unpack(source.read(HEADER.size))
     if magic != MAGIC:
-        raise source.error(f"magic (byte 0) is {magic!r}: expected {MAGIC!r}")
+        hint = ""
+        if magic == b"CWGT":
+            hint = " (it is a model)"
+        elif all(32 <= byte < 127 or byte in b"\t\r\n" for byte in magic):
+            hint = " (of a text, calmgrad dataset build makes a data set)"
+        raise source.error(f"magic (byte 0) is {magic!r}: expected {MAGIC!r}{hint}")
     if count == 0:
         raise source.error("count (byte 8) is 0: expected at least one sequence")
     needed = HEADER.size + 4 * count

@@ -30,6 +30,11 @@ UNFINISHED = ".calmgrad-"  # begins the name of what is being written
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 step", "2,000 steps"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def display(path: AnyPath) -> str:
     """The path as it stands in a message: always one line that any terminal can print."""
     name = os.fsdecode(path)
@@ -97,7 +102,11 @@ def open_source(path: AnyPath) -> Iterator[Source]:
     """
     name = display(path)
     try:
-        _check_kind(name, os.stat(path))  # opening a FIFO could wait for ever, a device act
+        status = os.stat(path)
+        weights = os.path.join(os.fsdecode(path), "model.cwgt")
+        if stat.S_ISDIR(status.st_mode) and os.path.isfile(weights):
+            raise FileError(f"{name}: is a directory: is {display(weights)} meant?")
+        _check_kind(name, status)  # opening a FIFO could wait for ever, a device act
         file = open(path, "rb", buffering=0, opener=_open_nonblocking)
     except OSError as error:
         raise FileError(f"{name}: {_reason(error)}") from error
@@ -195,6 +204,8 @@ def write_atomic(path: AnyPath, chunks: Iterable[Chunk], size: int | None = None
 
 def _writable_mode(name: str, target: str) -> int | None:
     """The permission bits of an existing target; None when there is none."""
+    if name == "-":  # elsewhere it is standard input: nobody means a file of that name
+        raise DiskError("-: expected a file name (./- for a file that is called so)")
     try:
         status = os.stat(target)
     except FileNotFoundError:

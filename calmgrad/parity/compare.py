@@ -24,6 +24,7 @@ FORWARD, BACKWARD = "forward", "backward"
 PATIENCE = 30.0  # seconds for trying mistakes
 LONG = 3.0  # seconds after which that is told
 EXPLAINED = 1e-3  # of a difference may be left by the mistake that explains it
+IDLE = 0.75  # of what is wrong: a mistake may also put things where nothing belongs
 FEW = 6  # candidates between which known values leave no doubt for long
 # Of several candidates the one with most that can go wrong.
 _INTRICATE = "selective_scan layer_norm conv1d cross_entropy embedding gelu gate softplus".split()
@@ -108,7 +109,7 @@ class Comparison:
     def __post_init__(self) -> None:
         self.local = Evaluation(self.graph, self.context, self.theirs)
         self._cleared: set[tuple[str, str]] = set()
-        self._since = time.monotonic()
+        self._trying = 0.0  # seconds that mistakes took
         self.gave_up = False  # trying mistakes took too long
 
     @property
@@ -219,6 +220,7 @@ class Comparison:
         if self.explain and self._worth_trying(row, suspects, got):
             op, likely = self._likely(row, suspects, expected, got)
         if op is None:
+            suspects = self._able(row, suspects, expected, got)
             op = self._most_intricate(suspects).name
         candidates = tuple(dict.fromkeys(node.name for node in suspects))
         self.findings.append(
@@ -239,6 +241,17 @@ class Comparison:
         if row.direction == BACKWARD and {s.role for s in suspects} <= wrong:
             return False
         return not {(s.role, row.direction, role_of(row.name)) for s in suspects} <= told
+
+    def _able(
+        self, row: Row, suspects: list[Node], expected: np.ndarray, got: np.ndarray
+    ) -> list[Node]:
+        """Without those whose share of a gradient is 0 nearly everywhere that it is wrong."""
+        shares = list(self.local.shares_of(row.name)) if row.direction == BACKWARD else []
+        wrong = np.abs(got - expected) > row.allowed * np.abs(expected).max(initial=0.0)
+        if len(shares) < 2 or not wrong.any():
+            return suspects
+        idle = {node.name for node, share in shares if (share[wrong] == 0).mean() > IDLE}
+        return [each for each in suspects if each.name not in idle] or suspects
 
     def _most_intricate(self, suspects: list[Node]) -> Node:
         """The one with most that can go wrong; of several candidates, one found before."""
@@ -293,14 +306,13 @@ class Comparison:
                         yield alike[0], mistake, {each.name: mistake.change for each in alike}
 
     def _made_with(self, row: Row, changes: dict[str, Change]) -> np.ndarray | None:
-        took = time.monotonic() - self._since
-        if took > PATIENCE:
+        if self._trying > PATIENCE:
             self.gave_up = True
             return None
-        if took > LONG and self.tell is not None:
+        if self._trying > LONG and self.tell is not None:
             self.tell(f"something differs: known mistakes are tried, for {PATIENCE:.0f} s at most")
             self.tell = None
-        trial = self.local.changed(changes)
+        trial, since = self.local.changed(changes), time.monotonic()
         try:
             with np.errstate(all="ignore"):
                 if row.direction != BACKWARD:
@@ -308,6 +320,8 @@ class Comparison:
                 return np.asarray(trial.gradient_of(row.name))
         except (ValueError, IndexError, KeyError):  # a mistake that cannot be made with these sizes
             return None
+        finally:
+            self._trying += time.monotonic() - since
 
     def _missing_share(self, row: Row, got: np.ndarray) -> tuple[str, str] | None:
         """A gradient of several readers, one of which sent nothing."""

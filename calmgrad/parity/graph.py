@@ -39,7 +39,7 @@ class Node:
 
     @property
     def block(self) -> str:
-        """"blocks.0"; empty outside of them."""
+        """ "blocks.0"; empty outside of them."""
         return self.name[: self.name.index(".", 7)] if self.name.startswith("blocks.") else ""
 
     @property

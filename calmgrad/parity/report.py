@@ -192,7 +192,9 @@ def check(
     context = Context(config, read, reduction, chosen)
     beside = _own_run(graph, context, weights) if run else None
     report.order = [role_of(node.name) for node in graph.nodes]
-    ops = Comparison(graph, context, source.known, beside, allowed, source.dtype, explain, tell=tell)
+    ops = Comparison(
+        graph, context, source.known, beside, allowed, source.dtype, explain, tell=tell
+    )
     with np.errstate(all="ignore"):
         ops.forward()
         ops.backward()

@@ -31,13 +31,28 @@ class Line:
 
     def cells(self) -> list[str]:
         """As text."""
-        where = "" if self.good else "yes"
-        if self.wrong and self.wrong != [self.op]:
-            where = f"blocks {', '.join(self.wrong)}"
+        where = self.where()
         return [
             self.op, _shown(self.forward), _shown(self.backward), _shown(self.run),
-            "-" if self.ulps is None else f"{self.ulps:.3g}", where,
+            "-" if self.ulps is None else f"{self.ulps:.3g}",
+            f"blocks {where}" if where not in ("", "yes") else where,
         ]  # fmt: skip
+
+    def few_cells(self) -> list[str]:
+        """As text for a narrow screen: op, forward, backward, where it differs."""
+        return [self.op, _shown(self.forward, 0), _shown(self.backward, 0), self.where()]
+
+    def where(self) -> str:
+        """The blocks where it differs, "0-2, 5"; "yes" of an op outside of them."""
+        if self.good or self.wrong == [self.op]:
+            return "" if self.good else "yes"
+        runs: list[tuple[int, int]] = []
+        for block in sorted(int(block) for block in self.wrong):
+            if runs and runs[-1][1] == block - 1:
+                runs[-1] = (runs[-1][0], block)
+            else:
+                runs.append((block, block))
+        return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def lines(report: Report) -> list[Line]:
@@ -51,8 +66,6 @@ def lines(report: Report) -> list[Line]:
         block = name.split(".")[1] if name.startswith("blocks.") else name
         if block not in line.wrong:
             line.wrong.append(block)
-    for line in found.values():
-        line.wrong.sort(key=lambda block: (len(block), block))
     return sorted(found.values(), key=lambda line: _place(line.op, report.order))
 
 
@@ -69,5 +82,5 @@ def _add(line: Line, row: Row) -> None:
             line.run, line.ulps = row.run.relative, row.run.ulps
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"
+def _shown(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else "0" if value == 0 else f"{value:.{digits}e}"

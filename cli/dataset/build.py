@@ -37,6 +37,7 @@ SHOWN = 5  # findings of a kind that are shown one by one
     type=click.Path(),
     help="CTDS file of the validation part.  [default: <output>_val.ctds]",
 )
+@click.option("--prose", is_flag=True, help="Plain text: each paragraph becomes a sequence.")
 @click.option("--strict", is_flag=True, help="End with an error where something would be lost.")
 @json_option
 def command(
@@ -45,21 +46,24 @@ def command(
     l_max: int,
     val_split: float,
     val_output: str | None,
+    prose: bool,
     strict: bool,
     as_json: bool,
 ) -> None:
     """Make a CTDS data set of a text file.
 
     TEXT is blocks of lines that begin with tags such as <CWD> and <CMD>, blocks apart by blank
-    lines; or, if the first line begins with <WORD>, dictionary entries. "-" is standard input.
+    lines; or, if the first line begins with <WORD>, dictionary entries. With --prose it is plain
+    text, such as a book. "-" is standard input.
     """
     from calmgrad.conversion import convert_text
+    from calmgrad.formats.files import counted
 
     not_over(output, [])
     name = "standard input" if text == "-" else text
     teller = Teller(name)
     with usage_errors():
-        summary = convert_text(text, output, l_max, val_split, val_output, strict, teller)
+        summary = convert_text(text, output, l_max, val_split, val_output, strict, teller, prose)
     teller.rest()
     for _, part in _parts(summary):
         if not part.sequences:
@@ -69,7 +73,7 @@ def command(
 
         print(json.dumps(_values(text, summary)))
         return
-    print(one_line(f"{name}: {summary.format} format, {summary.blocks:,} blocks"))
+    print(one_line(f"{name}: {summary.format} format, {counted(summary.blocks, 'block')}"))
     for name, part in _parts(summary):
         print(_line(name, part))
         for reason, count in part.left_out.most_common():
@@ -103,9 +107,12 @@ def _parts(summary: "Summary") -> list[tuple[str, "Part"]]:
 
 
 def _line(name: str, part: "Part") -> str:
+    from calmgrad.formats.files import counted
+
     if not part.sequences:
         return f"{name:<10}  no sequences"
-    return f"{name:<10}  {part.path}: {part.sequences:,} sequences, {part.tokens:,} tokens"
+    sizes = f"{counted(part.sequences, 'sequence')}, {counted(part.tokens, 'token')}"
+    return f"{name:<10}  {part.path}: {sizes}"
 
 
 def _values(text: str, summary: "Summary") -> dict[str, Any]:

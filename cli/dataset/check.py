@@ -49,7 +49,7 @@ def command(path: str, val_path: str | None, l_max: int, strict: bool, as_json: 
                 f"{one_line(name)}: {sequences.count:,} sequences, every rule of the format holds"
             )
             for row in findings[name]:
-                print(f"  {row['count']:,}, first {row['first']:,}: {row['what']}")
+                print(f"  {row['count']:,} (the first: number {row['first']:,}): {row['what']}")
         if val_path:
             where = f", first {first:,}" if shared else ""
             print(one_line(f"{val_path}: {shared:,} sequences are also in {path}{where}"))

@@ -12,23 +12,9 @@ if TYPE_CHECKING:
     from calmgrad.history import HistoryData
 
 
-def list_patterns(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """Print what is taken for a secret, and end."""
-    if not wanted or ctx.resilient_parsing:
-        return
-    from calmgrad.redaction import REUSED
-    from calmgrad.secret_patterns import PATTERNS
-
-    width = max(len(pattern.name) for pattern in PATTERNS)
-    for pattern in PATTERNS:
-        print(f"{pattern.name:<{width}}  {pattern.example}")
-    print(f"{REUSED:<{width}}  wherever it stands")
-    ctx.exit()
-
-
 @click.command("history")
-@click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="CTDS file to write.")
+@click.argument("paths", metavar="FILE...", nargs=-1, type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="CTDS file to write.  [required]")
 @click.option(
     "--shell",
     type=click.Choice(["bash", "zsh", "fish"]),
@@ -61,20 +47,18 @@ def list_patterns(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option(
     "--list-patterns",
     is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=list_patterns,
     help="Show what is taken for a secret, with examples, and end.",
 )
 @json_option
 def command(
     paths: tuple[str, ...],
-    output: str,
+    output: str | None,
     shell: str | None,
     context: int,
     gap: int,
     l_max: int,
     show_removed: bool,
+    list_patterns: bool,
     as_json: bool,
 ) -> None:
     """Make a data set of shell histories: bash, zsh (also extended) or fish.
@@ -83,7 +67,13 @@ def command(
     as context. Nothing is sent anywhere. No list of patterns is complete: look at the result
     with `calmgrad dataset show` before you give it, or a model trained on it, to anybody.
     """
+    if list_patterns:
+        _list_patterns(as_json)
+        return
+    if not paths or output is None:
+        raise click.UsageError(f"Missing {'option -o' if paths else 'argument FILE...'}.")
     from calmgrad.formats import ctds
+    from calmgrad.formats.files import counted
     from calmgrad.history import read_histories
 
     not_over(output, paths)
@@ -97,9 +87,9 @@ def command(
         print(json.dumps(_values(output, found, show_removed)))
         return
     shells = ", ".join(found.shells)
-    print(one_line(f"{', '.join(paths)}: {shells}, {found.commands:,} commands"))
+    print(one_line(f"{', '.join(paths)}: {shells}, {counted(found.commands, 'command')}"))
     tokens = sum(map(len, found.tokens))
-    print(f"{one_line(output)}: {len(found.tokens):,} sequences, {tokens:,} tokens")
+    print(f"{one_line(output)}: {counted(len(found.tokens), 'sequence')}, {tokens:,} tokens")
     for reason, count in found.left_out.most_common():
         print(f"left out {count:,}: {reason}")
     for kind, count in _kinds(found).most_common():
@@ -109,6 +99,24 @@ def command(
             print(f"  {removed.number + 1}: {one_line(removed.masked)}  [{removed.kind}]")
     elif found.removed:
         say("--show-removed lists the removed commands, with the secrets masked")
+
+
+def _list_patterns(as_json: bool) -> None:
+    """Print what is taken for a secret."""
+    from calmgrad.redaction import REUSED
+    from calmgrad.secret_patterns import PATTERNS
+
+    rows = [(pattern.name, pattern.example) for pattern in PATTERNS]
+    rows.append((REUSED, "wherever it stands"))
+    if as_json:
+        import json
+
+        found = [{"name": name, "example": example} for name, example in rows]
+        print(json.dumps({"patterns": found}))
+        return
+    width = max(len(name) for name, _ in rows)
+    for name, example in rows:
+        print(f"{name:<{width}}  {example}")
 
 
 def _kinds(found: "HistoryData") -> Counter[str]:

@@ -19,6 +19,7 @@ OUTSIDE = {"README.md": "readme", "CHANGES.md": "changes", "CONTRIBUTING.md": "c
 PICTURES = (".svg", ".png")
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
+NOT_OURS = "object,BaseException,tuple,Struct"  # whose members are not told of
 API_LIST = "docs/api.md"  # its links to modules lead to what their docstrings say
 
 
@@ -83,7 +84,8 @@ class Site:
     def add_api(self) -> None:
         for file in self.modules:
             module = module_of(file)
-            directive = f".. automodule:: {module}\n   :members:"
+            options = f":members:\n   :inherited-members: {NOT_OURS}"
+            directive = f".. automodule:: {module}\n   {options}"
             source = self.source(file, "api")
             self.write(
                 f"api/{module}",

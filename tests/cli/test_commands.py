@@ -299,6 +299,13 @@ BAD_CALLS = [
     (["evaluate", "-m", "nan.cwgt", "-d", "train.ctds"], 3, "D[3] is nan"),
     (["evaluate", "-m", "good.cwgt", "-d", "short.ctds"], 3, "nothing to evaluate"),
     (["train", "-d", "short.ctds"], 3, "nothing to train on"),
+    (["train"], 3, "no data set given (-d), and none at /"),
+    (["generate", "-i", "x"], 3, "no model given (-m), and none at /"),
+    (["evaluate", "-m", "good.cwgt"], 3, "no data set given (-d), and none at /"),
+    (["train", "-d", "text.txt"], 3, "(of a text, calmgrad dataset build makes a data set)"),
+    (["train", "-d", "good.cwgt"], 3, "(it is a model)"),
+    (["generate", "-m", "run", "-i", "x"], 3, "is a directory: is run/model.cwgt meant?"),
+    (["completion"], 2, "Choose from: bash, zsh, fish (see calmgrad completion --help)"),
     (["info", "text.txt"], 3, "expected b'CWGT' or b'CTDS'"),
     (["info", "empty"], 3, "empty"),
     (["train", "-d", "train.ctds", "--save-dir", "text.txt"], 2, "text.txt: a file"),
@@ -320,11 +327,15 @@ def test_bad_calls_say_what_is_wrong(
     model.save(tmp_path / "nan.cwgt")
     calmgrad.write_dataset(tmp_path / "short.ctds", [[65, 66]], [0])
     calmgrad.write_dataset(tmp_path / "mute.ctds", [[65, 66, 67, 259]], [3])
-    (tmp_path / "text.txt").write_text("hello")
+    (tmp_path / "text.txt").write_text("hello, this is text")
+    (tmp_path / "run").mkdir()
+    model.save(tmp_path / "run" / "model.cwgt")
     (tmp_path / "empty").touch()
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     done = run(*arguments, code=code)
-    assert message in done.stderr
+    [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in error
+    assert done.stderr.endswith(error + "\n")
     assert done.stdout == ""
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 

@@ -185,6 +185,11 @@ def test_history(call: Run, tmp_path: Path) -> None:
     assert "of 1 commands 1 hold secrets" in done.stderr
     listed = call("dataset", "history", "--list-patterns").stdout
     assert "URL with credentials" in listed
+    for flags in (["--list-patterns", "--json"], ["--json", "--list-patterns"]):
+        patterns = json.loads(call("dataset", "history", *flags).stdout)["patterns"]
+        assert patterns[0]["name"] == "URL with credentials"
+        assert patterns[0]["example"] in listed
+        assert len(patterns) == len(listed.splitlines())
 
 
 def test_help_names_every_command(call: Run) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from calmgrad.cli.common import say
 from tests.cli.conftest import environment
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]")
@@ -70,3 +71,24 @@ def test_plain_lines_where_nothing_can_be_drawn(dataset: Path, tmp_path: Path, t
     shown = on_a_terminal(tmp_path, dataset, TERM=term)
     assert "\x1b" not in shown
     assert re.search(r"^step 180/180  loss", shown, re.M)
+
+
+def test_facts_are_folded_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((40, 24)))
+    fact = "run      40 steps in 2 epochs, batches of 32 sequences"
+    command = "resume   calmgrad train --resume runs/a-run-with-a-long-name"
+    for line in (fact, command, "error: a long line that says what is wrong"):
+        say(line)
+    assert capsys.readouterr().err.count("\n") == 3  # no terminal: nothing is folded
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)
+    say(fact)
+    say(command)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == [
+        "run      40 steps in 2 epochs, batches",
+        "         of 32 sequences",
+        command,
+    ]

@@ -46,6 +46,11 @@ def test_a_difference_is_found(
     assert isinstance(done.exception, CheckFailed)
 
 
+def test_too_few_steps_for_four_interruptions(run: Run, dataset: Path) -> None:
+    """The power cut needs a whole checkpoint before the one that it takes."""
+    assert "x>=12" in run("verify-resume", "-d", dataset, "--steps", 11, code=2).stderr
+
+
 def test_what_is_wrong_with_the_run_is_told(run: Run, tmp_path: Path) -> None:
     done = run("verify-resume", "-d", "none.ctds", code=3)
     assert "error: the run to try: none.ctds: no such file" in done.stderr

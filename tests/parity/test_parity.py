@@ -102,7 +102,7 @@ def test_a_way_back_that_begins_with_another_number_than_1_is_told(factor: float
     dump = dumped("float32")
     for name in [n for n in dump.arrays if n == "grads" or n.startswith("grad/")]:
         dump.arrays[name] = dump.arrays[name] * factor
-    dump.arrays["grad/loss"] = np.float32(factor)
+    dump.arrays["grad/loss"] = np.asarray(factor, np.float32)
     first = checked(dump).first
     assert first is not None
     assert (first.op, first.direction, first.name) == ("loss", "backward", "loss")

@@ -17,7 +17,7 @@ from calmgrad.parity.graph import Node
 from calmgrad.parity.local import Array
 from calmgrad.parity.mistakes import activations, loss, mixer, products, scan
 from calmgrad.parity.mistakes.activations import clamped
-from calmgrad.parity.mistakes.products import parts_in_another_order
+from calmgrad.parity.mistakes.products import parts_in_another_order, parts_not_sent
 from calmgrad.parity.mistakes.update import UPDATE_MISTAKES
 
 _ROOMS = (products, activations, mixer, scan, loss)
@@ -54,6 +54,8 @@ def mistakes(
     back_alone = [Mistake(text, Change(backward=f)) for text, f in BACKWARD.get(node.kind, ())]
     if backward:
         yield from back_alone
+        for text, back in parts_not_sent(node):
+            yield Mistake(text, Change(backward=back))
     for text, forward, back in FORWARD.get(node.kind, ()):
         if right and backward:
             if back is not None:

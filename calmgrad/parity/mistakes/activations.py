@@ -19,6 +19,8 @@ def _silus() -> Iterator[Entry]:
     yield "is ReLU", *elementwise(lambda x: np.maximum(x, 0), lambda x: x > 0)
     yield "is tanh", *elementwise(np.tanh, lambda x: 1 - np.tanh(x) ** 2)
     yield "is softplus", local.softplus, local.softplus_back
+    yield "is x sigmoid(-x)", *elementwise(lambda x: x * sigmoid(-x), lambda x: sigmoid(-x) * (
+        1 - x * sigmoid(x)))  # fmt: skip
     yield "is GELU with erf, not SiLU", *_erf_gelu()
     yield "is hard-swish", *elementwise(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), np.ones_like)
 
@@ -60,6 +62,7 @@ def _gelus() -> Iterator[Entry]:
         yield f"has the constant {cubic} in place of 0.044715", *tanh_form(right, cubic)
     yield "lacks the factor sqrt(2/pi)", *tanh_form(1.0, 0.044715)
     yield "has sqrt(pi/2) in place of sqrt(2/pi)", *tanh_form(1 / right, 0.044715)
+    yield "has sqrt(2)/pi in place of sqrt(2/pi)", *tanh_form(math.sqrt(2) / math.pi, 0.044715)
     yield "has 2/pi in place of its root", *tanh_form(2 / math.pi, 0.044715)
 
 

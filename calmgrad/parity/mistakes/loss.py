@@ -40,6 +40,10 @@ def _targets() -> Iterator[Entry]:
     yield "begins one position before cmd_pos", of(lambda n, s, c: masked(n, s - 1, c)), None
     yield "does not look at cmd_pos: every token is a target", of(
         lambda n, s, c: masked(n, 0 * s, c)), None  # fmt: skip
+    yield "begins everywhere at the cmd_pos of the first sequence", of(
+        lambda n, s, c: masked(n, s[0] + 0 * s, c)), None  # fmt: skip
+    yield "has token 0 for target where there is none", of(
+        lambda n, s, c: np.maximum(masked(n, s, c), 0)), None  # fmt: skip
     yield "has the token itself as target, not the next one", of(
         lambda n, s, c: masked(c.batch.tokens, s, c)), None  # fmt: skip
     yield "has the token after the next as target", of(

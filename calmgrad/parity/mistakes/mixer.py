@@ -94,6 +94,7 @@ def _gates() -> Iterator[Entry]:
 
     yield "is the sigmoid of z, not SiLU", *by(
         sigmoid, lambda z: sigmoid(z) * (1 - sigmoid(z)))  # fmt: skip
+    yield "is tanh of z, not SiLU", *by(np.tanh, lambda z: 1 - np.tanh(z) ** 2)
     yield "is z itself, without SiLU", *by(lambda z: z, np.ones_like)
     yield (
         "is GELU of z, not SiLU",

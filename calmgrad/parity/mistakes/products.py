@@ -50,6 +50,12 @@ def _layer_norms() -> Iterator[Entry]:
         {**v, "weight": np.ones_like(v["weight"])}, c), None  # fmt: skip
     yield "scales by 1 + weight", lambda v, c: local.layer_norm(
         {**v, "weight": 1 + v["weight"]}, c), None  # fmt: skip
+    yield "scales by the weight twice", lambda v, c: local.layer_norm(
+        {**v, "weight": v["weight"] ** 2}, c), None  # fmt: skip
+    yield "adds the bias before it scales", lambda v, c: local.layer_norm(
+        {**v, "bias": v["bias"] * v["weight"]}, c), None  # fmt: skip
+    yield "sums the squares, and does not divide by D", _norm(
+        lambda x: 1 / np.sqrt(np.square(x).sum(axis=1, keepdims=True) + 1e-5)), None  # fmt: skip
     yield "leaves out the bias", lambda v, c: local.layer_norm(
         {**v, "bias": np.zeros_like(v["bias"])}, c), None  # fmt: skip
     yield "has weight and bias swapped", lambda v, c: local.layer_norm(
@@ -82,6 +88,7 @@ def _residuals() -> Iterator[Entry]:
     )
     yield "adds the input of the block, not the stream behind the mixer", lambda v, c: {
         "y": v["x"] + v["near.other"]}, None  # fmt: skip
+    yield "adds the block twice", lambda v, c: {"y": v["residual"] + 2 * v["x"]}, None
     yield "subtracts", lambda v, c: {"y": v["residual"] - v["x"]}, None
     yield "halves the sum", lambda v, c: {"y": (v["residual"] + v["x"]) / 2}, None
 
@@ -124,6 +131,24 @@ def parts_in_another_order(node: Node) -> Iterator[tuple[str, Forward]]:
 
         expected = ", ".join(names)
         yield f"is cut as [{', '.join(names[i] for i in order)}]: it is [{expected}]", forward
+
+    if len(names) == 2:
+        yield "has its two parts column by column in turn: they are halves", lambda v, c: {
+            "y": np.concatenate([local.linear(v, c)["y"][:, i::2] for i in (0, 1)], axis=1)
+        }  # fmt: skip
+
+
+def parts_not_sent(node: Node) -> Iterator[tuple[str, Backward]]:
+    """A product that is cut into parts, one of which does not go back."""
+    edges = [0, *np.cumsum(node.widths)]
+    for name, first, stop in zip(node.outputs, edges, edges[1:], strict=False):
+
+        def backward(v: Values, d: Values, c: Context, at: slice = slice(first, stop)) -> Values:
+            dy = d["y"].copy()
+            dy[:, at] = 0
+            return local.linear_back(v, {"y": dy}, c)
+
+        yield f"sends nothing back of its part {name}", backward
 
 
 def _embeddings_back() -> Iterator[BackEntry]:
