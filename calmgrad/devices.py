@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from calmgrad import nvidia
 from calmgrad.errors import DeviceError
@@ -73,6 +74,7 @@ def open_device(index: int, precision: Precision) -> Device:
         DeviceError: what is missing, and the command that mends it where there is one.
     """
     _check_installed()
+    _check_kernel_cache()
     with _told():
         device = CupyDevice(precision, index)
         device.memory()  # the first work for it: fails where others hold the GPU, or all its memory
@@ -89,6 +91,17 @@ def _check_installed() -> None:
     if find_spec("cupy") is None:
         fix = nvidia.install_cupy(nvidia.driver().cuda)
         raise DeviceError(f"device cuda: CuPy is not installed: {fix}")
+
+
+def _check_kernel_cache() -> None:
+    """CuPy can write where it keeps compiled kernels; it would fail in the middle of a step."""
+    folder = Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser().absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise DeviceError(
+            f"device cuda: {folder}: CuPy cannot write its compiled kernels there:"
+            " set CUPY_CACHE_DIR to a folder that can be written"
+        )
 
 
 @contextmanager

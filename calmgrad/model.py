@@ -49,13 +49,12 @@ def checked_tokens(tokens: Tokens, config: ModelConfig, what: str = "tokens") ->
         raise ValueError(f"{what}: shape {array.shape}, expected (n,) with n at least 1")
     if array.dtype.kind not in "iu":
         raise ValueError(f"{what}: dtype {array.dtype}, expected whole numbers")
-    array = array.astype(np.int64)
     if array.min() < 0 or array.max() >= config.vocab:
         at = int(np.argmax((array < 0) | (array >= config.vocab)))
         raise ValueError(
             f"{what}: token {array[at]} at position {at}: expected 0 to {config.vocab - 1}"
         )
-    return array
+    return array.astype(np.int64)
 
 
 def checked_sequence(
@@ -389,7 +388,8 @@ def new_model(
         seed: of the initial values.
         domain: "shell", "dictionary", "prose", "netref" or a name of your own; brings its
             template, stop conditions and sampler defaults along.
-        template, stop_conditions: in place of the domain's.
+        template, stop_conditions: in place of the domain's. They are kept as they are, and read
+            when a prompt is made of a text.
         sampler_defaults: any of temperature, top_k, top_p, min_p, max_tokens, num_candidates.
 
     Raises:

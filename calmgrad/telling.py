@@ -33,9 +33,9 @@ def say_plan(
     if plan.accumulation > 1:
         batch += f", {plan.accumulation} to an update"
     steps = f"{counted(course.steps, 'step')} in {counted(plan.epochs, 'epoch')}"
-    if course.steps < sum(course.epoch_steps):
-        share = course.steps / course.epoch_steps[0]
-        steps = f"{counted(course.steps, 'step')}, {share:.2g} epochs"
+    if course.steps < sum(course.epoch_steps) or len(course.epoch_steps) < plan.epochs:
+        share = f"{course.steps / course.epoch_steps[0]:.2g}"
+        steps = f"{counted(course.steps, 'step')}, {share} epoch{'s' * (share != '1')}"
     log.info(
         "run      %s, %s, %s, %s, seed %d", steps, batch, c.optimizer, rate_of(plan), plan.seed
     )

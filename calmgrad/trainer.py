@@ -2,6 +2,7 @@
 
 import math
 import operator
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -38,6 +39,14 @@ def _check_ranges(**values: float) -> None:
         holds, expected = RANGES[name]
         if not holds(value):
             raise ValueError(f"{name} = {value}: expected {expected}")
+
+
+def _levels_to_the_script() -> int:
+    """`stacklevel` of a warning that shall name the line that called a method of this file."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 class Trainer(TrainerState):
@@ -377,7 +386,7 @@ class Trainer(TrainerState):
             warnings.warn(
                 f"sequence {int(np.argmin(counts))} has no target after its cmd_pos:"
                 " its loss is 0 (said once)",
-                stacklevel=3,
+                stacklevel=_levels_to_the_script(),
             )
         return shards, counts
 

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import (
-    json_option,
-    load_finite,
-    model_option,
-    say,
-    size_name,
-    users_file,
-)
+from calmgrad.cli.common import json_option, load_finite, model_option, say, size_name, users_file
 from calmgrad.errors import UsageError, usage_errors
 
 if TYPE_CHECKING:

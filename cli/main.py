@@ -19,7 +19,7 @@ from calmgrad.errors import CalmgradError, DiskError, OutOfMemoryError
 COMMANDS = {
     "train": "Train a model, new or existing, on a CTDS data set.",
     "contrastive": "Train a model on pairs of texts, so that it embeds them.",
-    "embed": "Texts to vectors, as .npy or JSON lines.",
+    "embed": "Texts to vectors: .npy, JSON lines, or an index to search.",
     "search": "The passages nearest in meaning to a query, from an index of texts.",
     "evaluate": "Loss, perplexity and bits per byte of a model on a data set.",
     "generate": "Complete a text with a model.",

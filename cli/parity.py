@@ -212,7 +212,7 @@ def show(report: "Report") -> None:
         words = name in ("op", "differs")
         table.add_column(
             name, justify="left" if words else "right", no_wrap=not words, overflow="fold",
-            min_width=20 if name == "op" and not narrow else len(name),
+            min_width=min(20, max(4, console.width - 20)) if name == "op" else len(name),
         )  # fmt: skip
     for line in lines(report):
         style, cells = "" if line.good else "bold red", line.cells()

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -189,6 +190,18 @@ def test_what_a_gpu_lacks(
     assert fix in text
     assert "\n" not in text
     assert told.value.exit_code == 2
+
+
+def test_a_kernel_cache_that_cannot_be_written(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine(GPU, ["cupy-cuda13x"])
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "new" / "folder"))
+    devices.open_device(0, "float32")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "file" / "kernels"))
+    with pytest.raises(DeviceError, match=r"file/kernels: CuPy cannot write .* CUPY_CACHE_DIR"):
+        devices.open_device(0, "float32")
 
 
 def test_there_are_only_so_many(machine: Machine) -> None:

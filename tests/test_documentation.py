@@ -58,6 +58,7 @@ SHORT = {
 # Where a text stands, how it begins, and the files it is.
 TEXTS = {
     ("data.md", "<CWD>"): ["shell.txt", "commands.train.txt", "commands.val.txt"],
+    ("data.md", "It rained"): ["book.txt"],
     ("data.md", "<WORD>"): ["words.txt"],
     ("data.md", "<QUERY>"): ["pair.txt"],
     ("dictionary.md", "<WORD>"): ["entries.train.txt", "entries.val.txt"],
@@ -227,7 +228,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("history.txt", ".bash_history"):
         (folder / name).write_text(HISTORY, encoding="utf-8")
     recipes = [name for recipe in RECIPES for name in (recipe, f"{recipe}_val")]
-    for name in ("train", "train_val", "test", "more", "new", "words", "history", *recipes):
+    for name in ("train", "train_val", "test", "more", "new", "words", "book", "history", *recipes):
         calmgrad.write_dataset(folder / f"{name}.ctds", sequences, positions)
     for path, part in (("part.ctds", slice(0, 12)), ("part_val.ctds", slice(12, 24))):
         calmgrad.write_dataset(folder / path, sequences[part], positions[part])

@@ -119,6 +119,16 @@ def test_a_phase_that_kills_or_hangs_its_process_spares_the_others(
     assert "hangs: failed" in capsys.readouterr().out
 
 
+def test_what_is_not_installed_is_one_line() -> None:
+    text = "import importlib.util as u; real = u.find_spec\n"
+    text += "u.find_spec = lambda name, *rest: None if name == 'msgspec' else real(name, *rest)\n"
+    text += "import benchmarks.gpu"
+    done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    expected = f"benchmarks.gpu: msgspec not installed: {sys.executable} -m pip install msgspec\n"
+    assert done.stderr == expected
+
+
 def test_where_calm_mamba_fails_calmgrad_is_still_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

@@ -116,6 +116,7 @@ def test_embed_has_length_one() -> None:
     [
         ([], "expected \\(n,\\) with n at least 1"),
         ([65, 320], "token 320 at position 1: expected 0 to 319"),
+        (np.array([65, 2**64 - 1], np.uint64), "token 18446744073709551615 at position 1"),
         ([-1], "token -1 at position 0"),
         ([1.5], "expected whole numbers"),
         ([[1, 2]], "shape \\(1, 2\\)"),

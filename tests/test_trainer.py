@@ -183,8 +183,9 @@ def test_a_sequence_without_targets_counts_and_is_said_once() -> None:
     with calmgrad.Trainer(small(), lr=0.0) as trainer:
         alone = trainer.step(sequences, positions)
         gradient = trainer.grads.copy()
-        with pytest.warns(UserWarning, match="sequence 3 has no target"):
+        with pytest.warns(UserWarning, match="sequence 3 has no target") as said:
             loss = trainer.step([*sequences, [257, 259]], [*positions, 1])
+        assert said[0].filename == __file__  # the line of the script, not one of ours
         assert loss == pytest.approx(alone * 3 / 4, rel=1e-6)
         np.testing.assert_allclose(trainer.grads, gradient * 0.75, rtol=1e-3, atol=1e-7)
         assert trainer.step([[257, 259]], [1]) == 0

@@ -335,3 +335,21 @@ def test_memory_forecast(sizes: dict[str, int]) -> None:
 
 def test_duration() -> None:
     assert [duration(s) for s in (3, 89, 600, 11_100)] == ["3 s", "89 s", "10 min", "3 h 05 min"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (dict(max_steps=1, epochs=10, batch_size=64), "1 step, 1 epoch,"),
+        (dict(max_steps=3, epochs=2, batch_size=32), "3 steps, 1.5 epochs,"),
+        (dict(epochs=1, batch_size=32), "2 steps in 1 epoch,"),
+    ],
+)
+def test_the_length_of_a_run_is_told(
+    keys: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    calmgrad.write_dataset("length.ctds", [[257, 65, 66, 67, 258]] * 64, [0] * 64)
+    with caplog.at_level("INFO", "calmgrad.run"):
+        calmgrad.train(dataset="length.ctds", model="new", d_model=16, n_layers=1, **keys)
+    [line] = [r.getMessage() for r in caplog.records if r.getMessage().startswith("run ")]
+    assert line.startswith(f"run      {told}")

@@ -3,8 +3,8 @@
 import sys
 from importlib.util import find_spec
 
-# What they import. On a machine without a network these travel as wheels.
-NEEDED = ("numpy", "numba", "msgspec", "safetensors", "threadpoolctl")
+# What they import; `parity` alone needs Numba, too.
+NEEDED = ("numpy", "msgspec", "safetensors", "threadpoolctl")
 
 if missing := [name for name in NEEDED if find_spec(name) is None]:
     sys.exit(

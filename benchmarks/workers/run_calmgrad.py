@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
         call = train_with_forecast(settings, told)
     else:
         call = TASKS[settings["task"]](settings)
-    import numba
     import numpy as np
     from threadpoolctl import threadpool_info
 
@@ -36,7 +36,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
         **told,
         "calmgrad": calmgrad.__version__,
         "numpy": np.__version__,
-        "numba": numba.__version__,
+        "numba": version("numba"),
         "blas": ", ".join(f"{p['internal_api']} {p['version']} {p['architecture']}" for p in blas),
     }
     return call, about
@@ -64,7 +64,9 @@ def train_on_device(settings: dict[str, Any]) -> Call:
         trainer.collect()
         if settings["rehearsal"]:
             return {}
-        return {"device_bytes": trainer.runner.backend.xp.get_default_memory_pool().total_bytes()}
+        backend = trainer.runner.backend
+        with backend.active():
+            return {"device_bytes": backend.xp.get_default_memory_pool().total_bytes()}
 
     return call
 

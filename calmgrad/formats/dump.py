@@ -93,7 +93,10 @@ def write(path: AnyPath, dump: Dump, raw: bool = False) -> None:
             raise ValueError(f"dump: {name!r}: expected a name of letters, digits and ._/[]:-")
         if np.asarray(array).dtype not in _TYPE_OF or np.ndim(array) > MAX_AXES:
             raise ValueError(f"dump: {name}: {array.dtype} {array.shape}: expected {_types()}")
-    write_atomic(path, _raw(dump) if raw else [_npz(dump)])
+    if raw:
+        write_atomic(path, _raw(dump), sum(array.nbytes for array in dump.arrays.values()))
+    else:
+        write_atomic(path, [_npz(dump)])
 
 
 # --- raw ------------------------------------------------------------------------------------------
@@ -108,7 +111,8 @@ def _raw(dump: Dump) -> Iterator[Chunk]:
         stored = np.asarray(array)
         shape = "".join(f" {n}" for n in stored.shape)
         yield f"{name} {_TYPE_OF[stored.dtype]}{shape}\n".encode()
-        yield np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).tobytes()
+        stored = np.ascontiguousarray(stored, stored.dtype.newbyteorder("<"))
+        yield stored.reshape(-1).view(np.uint8).data
     yield END
 
 

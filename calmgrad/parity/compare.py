@@ -15,12 +15,12 @@ import numpy as np
 from calmgrad.config import ModelConfig
 from calmgrad.parity.difference import Difference, difference
 from calmgrad.parity.evaluate import Change, Evaluation, Known
+from calmgrad.parity.finding import BACKWARD, FORWARD, Finding, Row, role_of
 from calmgrad.parity.graph import Graph, Node
 from calmgrad.parity.local import Context
 from calmgrad.parity.meaning import meaning
 from calmgrad.parity.mistakes import Mistake, general, misplaced, mistakes
 
-FORWARD, BACKWARD = "forward", "backward"
 PATIENCE = 30.0  # seconds for trying mistakes
 LONG = 3.0  # seconds after which that is told
 EXPLAINED = 1e-3  # of a difference may be left by the mistake that explains it
@@ -28,55 +28,6 @@ IDLE = 0.75  # of what is wrong: a mistake may also put things where nothing bel
 FEW = 6  # candidates between which known values leave no doubt for long
 # Of several candidates the one with most that can go wrong.
 _INTRICATE = "selective_scan layer_norm conv1d cross_entropy embedding gelu gate softplus".split()
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One thing that was compared.
-
-    Attributes:
-        name: of the value, or of the value or parameter whose gradient it is.
-        direction: "forward" or "backward".
-        op: the step that made it.
-        run: a value's distance from the other run; None without one.
-        local: its distance from what the step should have made of what it read.
-        allowed: the largest relative difference of `local` that is rounding.
-    """
-
-    name: str
-    direction: str
-    op: str
-    run: Difference | None
-    local: Difference
-    allowed: float
-
-    @property
-    def good(self) -> bool:
-        """Whether the step did what it should."""
-        return self.local.relative <= self.allowed
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A step that did something else.
-
-    Attributes:
-        op: its name; the likeliest, where others are candidates too.
-        direction: "forward", "backward", "update", or "input" for tokens, weights, settings.
-        name: the value or gradient by which it was noticed.
-        difference: how far that is from what was expected.
-        meaning: of the worst index.
-        candidates: all steps that may be to blame, `op` among them.
-        likely: what the step seems to do instead, if a known mistake gives its very numbers.
-    """
-
-    op: str
-    direction: str
-    name: str
-    difference: Difference
-    meaning: str
-    candidates: tuple[str, ...]
-    likely: str | None = None
 
 
 @dataclass
@@ -309,7 +260,7 @@ class Comparison:
         if self._trying > PATIENCE:
             self.gave_up = True
             return None
-        if self._trying > LONG and self.tell is not None:
+        if self._trying >= LONG and self.tell is not None:
             self.tell(f"something differs: known mistakes are tried, for {PATIENCE:.0f} s at most")
             self.tell = None
         trial, since = self.local.changed(changes), time.monotonic()
@@ -334,11 +285,6 @@ class Comparison:
             if difference(double, got, row.allowed, self.dtype).relative <= row.allowed:
                 return node.name, f"its share of the gradient of {row.name} is added twice"
         return None
-
-
-def role_of(name: str) -> str:
-    """A name without the block's number."""
-    return ".".join(name.split(".")[2:]) if name.startswith("blocks.") else name
 
 
 def first(findings: Iterable[Finding]) -> Finding | None:

@@ -11,9 +11,10 @@ from calmgrad.config import ModelConfig
 from calmgrad.errors import FileError
 from calmgrad.formats.dump import Dump
 from calmgrad.layout import layout, views
-from calmgrad.parity.compare import BACKWARD, FORWARD, Comparison, Finding, Row, role_of
+from calmgrad.parity.compare import Comparison
 from calmgrad.parity.difference import RTOL, difference
 from calmgrad.parity.evaluate import Evaluation, Known, Widened
+from calmgrad.parity.finding import BACKWARD, FORWARD, Finding, Row, role_of
 from calmgrad.parity.graph import Graph, build
 from calmgrad.parity.local import Array, Context
 from calmgrad.parity.meaning import meaning, token_words

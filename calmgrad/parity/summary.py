@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from calmgrad.parity.compare import BACKWARD, Row, role_of
+from calmgrad.parity.finding import BACKWARD, Row, role_of
 from calmgrad.parity.report import Report
 
 
@@ -46,13 +46,11 @@ class Line:
         """The blocks where it differs, "0-2, 5"; "yes" of an op outside of them."""
         if self.good or self.wrong == [self.op]:
             return "" if self.good else "yes"
-        runs: list[tuple[int, int]] = []
-        for block in sorted(int(block) for block in self.wrong):
-            if runs and runs[-1][1] == block - 1:
-                runs[-1] = (runs[-1][0], block)
-            else:
-                runs.append((block, block))
-        return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+        numbers = sorted(int(block) for block in self.wrong)
+        first = [n for n in numbers if n - 1 not in numbers]
+        last = [n for n in numbers if n + 1 not in numbers]
+        pairs = zip(first, last, strict=True)
+        return ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in pairs)
 
 
 def lines(report: Report) -> list[Line]:

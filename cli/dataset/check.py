@@ -51,7 +51,7 @@ def command(path: str, val_path: str | None, l_max: int, strict: bool, as_json: 
             for row in findings[name]:
                 print(f"  {row['count']:,} (the first: number {row['first']:,}): {row['what']}")
         if val_path:
-            where = f", first {first:,}" if shared else ""
+            where = f" (the first: number {first:,})" if shared else ""
             print(one_line(f"{val_path}: {shared:,} sequences are also in {path}{where}"))
     if shared:
         fix = f"calmgrad dataset dedup {path} --without {val_path} -o NEW leaves them out"

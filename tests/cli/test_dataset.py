@@ -141,7 +141,7 @@ def test_check(call: Run, built: Path) -> None:
     assert done.stdout == "t.ctds: 2 sequences, every rule of the format holds\n"
     call("dataset", "merge", "t.ctds", "t.ctds", "-o", "m.ctds")
     done = call("dataset", "check", "m.ctds", "--val", "t.ctds", code=6)
-    assert "  2, first 2: same tokens as an earlier sequence\n" in done.stdout
+    assert "  2 (the first: number 2): same tokens as an earlier sequence\n" in done.stdout
     assert "error: t.ctds: 2 sequences are also in m.ctds" in done.stderr
     call("dataset", "check", "m.ctds")
     call("dataset", "check", "m.ctds", "--strict", code=6)

@@ -218,6 +218,7 @@ def test_a_narrow_terminal_has_whole_numbers(
     told = here("parity", "a.dump", "-m", "m.cwgt").stdout
     assert "…" not in told
     assert "ULPs" not in told
+    assert "\nmixer.selective_scan " in told
     held = read(tmp_path / "a.dump")
     held.arrays["blocks.0.gelu"] *= 2
     write(tmp_path / "bent.npz", held)
@@ -225,6 +226,16 @@ def test_a_narrow_terminal_has_whole_numbers(
     assert [line.split()[-1] for line in told.splitlines() if line[:4] in ("op  ", "gelu")] == [
         "differs", "0",
     ]  # fmt: skip
+
+
+def test_an_output_is_a_file(
+    here: Callable[..., Done], dataset: Path, model: calmgrad.Model, tmp_path: Path
+) -> None:
+    told = here("dump", "-m", "m.cwgt", "-d", dataset, "-o", "-", code=5).stderr
+    assert told == "error: -: expected a file name (./- for a file that is called so)\n"
+    assert not (tmp_path / "-").exists()
+    here("dump", "-m", "m.cwgt", "-d", dataset, "-o", "./-")
+    assert (tmp_path / "-").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell that closes a stream")

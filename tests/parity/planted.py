@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.parity.engine import PAD, Array, Engine
+from tests.parity.engine import PAD, Array, Batch, Engine
 
 FIRST, LAST = "blocks.0", "blocks.1"
 FIRST_M, LAST_M = f"{FIRST}.mixer", f"{LAST}.mixer"
@@ -107,6 +107,8 @@ for role, where in (
     forward(f"{where}.{role}", "matmul", f"transposed weight of {role}", of(role, turned))
 forward(f"{FIRST_M}.in_proj", "matmul", "x and z swapped", of(
     "in_proj", lambda e, x, w, n: np.roll(x @ w, e.config.d_inner, axis=1)))  # fmt: skip
+forward(f"{FIRST_M}.in_proj", "matmul", "x and z column by column", of(
+    "in_proj", lambda e, x, w, n: np.hstack([(x @ w)[:, i::2] for i in (0, 1)])))  # fmt: skip
 forward(f"{FIRST_M}.x_proj", "matmul", "cut as dt, C, B", of("x_proj", lambda e, x, w, n: (
     x @ w)[:, [0, 1, 2, 7, 8, 9, 10, 3, 4, 5, 6]]))  # fmt: skip
 forward(f"{FIRST_M}.x_proj", "matmul", "cut as B, C, dt", of(
@@ -194,6 +196,11 @@ scan(SCAN, "D without u", lambda e, u, dt, B, C, A, D: right(e, u, dt, B, C, A, 
 scan(SCAN, "B and C swapped", lambda e, u, dt, B, C, A, D: right(e, u, dt, C, B, A, D))
 
 
+def _late(e: Engine, x: Array) -> Array:
+    first = np.isin(np.arange(len(x)), e.starts)
+    return np.where(first[:, None], 0, np.roll(x, 1, axis=0))
+
+
 def by_token(
     step: Callable[..., Array],
     read: Callable[..., Array] = lambda h, C, before: h @ C,
@@ -236,6 +243,10 @@ scan(SCAN, "dt missing from B u", by_token(
     lambda h, A, dt, bu, u, B: np.exp(dt * A) * h + bu))  # fmt: skip
 scan(SCAN, "dt missing from the decay", by_token(
     lambda h, A, dt, bu, u, B: np.exp(A) * h + dt * bu))  # fmt: skip
+scan(SCAN, "exp2 without log2(e)", by_token(
+    lambda h, A, dt, bu, u, B: np.exp2(dt * A) * h + dt * bu))  # fmt: skip
+scan(SCAN, "B of the token before", lambda e, u, dt, B, C, A, D: right(
+    e, u, dt, _late(e, B), C, A, D))  # fmt: skip
 scan(SCAN, "no decay", by_token(lambda h, A, dt, bu, u, B: h + dt * bu))
 scan(SCAN, "no memory", by_token(lambda h, A, dt, bu, u, B: dt * bu))
 scan(SCAN, "u missing from the states", by_token(
@@ -249,6 +260,7 @@ scan(SCAN, "h in float16", by_token(lambda h, A, dt, bu, u, B: np.float64(
 forward(GATE, "gate", "missing", lambda e, y, z: y)
 forward(GATE, "gate", "sigmoid for SiLU", lambda e, y, z: y * sigmoid(z))
 forward(GATE, "gate", "GELU for SiLU", lambda e, y, z: y * Engine.gelu(e, z))
+forward(GATE, "gate", "tanh for SiLU", lambda e, y, z: y * np.tanh(z))
 forward(GATE, "gate", "z without SiLU", lambda e, y, z: y * z)
 forward(GATE, "gate", "SiLU of y", lambda e, y, z: z * Engine.silu(e, y))
 forward(GATE, "gate", "added, not multiplied", lambda e, y, z: y + Engine.silu(e, z))
@@ -273,6 +285,14 @@ forward("targets", "targets", "PAD included", targets(pad=True))
 forward("targets", "targets", "one position late", targets(start=1))
 forward("targets", "targets", "one position early", targets(start=-1))
 forward("targets", "targets", "cmd_pos not looked at", targets(mask=False))
+forward(
+    "targets",
+    "targets",
+    "cmd_pos of the first sequence for all",
+    lambda e: Engine.targets(
+        Engine(e.config, e.weights, Batch(e.batch.sequences, e.batch.cmd_positions[:1] * 3))
+    ),
+)
 forward("targets", "targets", "the token itself", targets(shift=0))
 forward("targets", "targets", "the token after the next", targets(shift=2))
 CE = Engine.cross_entropy
@@ -319,6 +339,10 @@ def _last_write(e: Engine, dy: Array, w: Array) -> Array:
 
 backward("logits", "logits_back", "nothing to the tied table", lambda e, dy, x, w: (
     dy @ w, 0 * w))  # fmt: skip
+backward("logits", "logits_back", "to the table as before ln_f", lambda e, dy, x, w: (
+    dy @ w, dy.T @ e.v["blocks.1.residual2"]))  # fmt: skip
+backward("logits", "logits_back", "to the table's rows of targets alone", lambda e, dy, x, w: (
+    dy @ w, (dy.T @ x) * np.isin(np.arange(len(w)), e.v["targets"])[:, None]))  # fmt: skip
 backward("nll", "cross_entropy_back", "1 not subtracted", lambda e, d, x, w: (
     d[:, None] * (np.exp(x) / np.exp(x).sum(1, keepdims=True))))  # fmt: skip
 backward("nll", "cross_entropy_back", "sign", lambda e, d, x, w: -Engine.cross_entropy_back(
@@ -371,6 +395,9 @@ backward(f"{LAST_M}.in_proj", "matmul_back", "dW of the last sequence alone", of
     "matmul_back"))  # fmt: skip
 backward(f"{LAST_M}.x_proj", "matmul_back", "du from x_proj missing", of(
     "x_proj", lambda e, dy, x, w, n: (0 * x, x.T @ dy), "matmul_back"))  # fmt: skip
+backward(f"{LAST_M}.x_proj", "matmul_back", "du from the columns of dt missing", of(
+    "x_proj", lambda e, dy, x, w, n: (dy[:, 3:] @ w[:, 3:].T, x.T @ dy),
+    "matmul_back"))  # fmt: skip
 backward(f"{LAST}.residual2", "residual_back", "nothing past the feed-forward", of(
     "residual2", lambda e, dy, n: (dy, 0 * dy), "residual_back"))  # fmt: skip
 backward(f"{LAST}.residual1", "residual_back", "past the mixer twice", of(

@@ -1,6 +1,7 @@
 """Parity with what there is: parts of a dump, gradients alone, other runs of this engine."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import calmgrad
 from calmgrad.errors import FileError
 from calmgrad.formats.dump import Dump
 from calmgrad.layout import initial_weights, layout
-from calmgrad.parity import compare
+from calmgrad.parity import compare, evaluate, local
 from calmgrad.parity import report as report_module
 from calmgrad.parity.compare import Comparison
 from calmgrad.parity.report import Report, check
@@ -116,6 +117,39 @@ def test_names_without_meaning_are_told() -> None:
     del dump.arrays["logits"]
     with pytest.raises(FileError, match="nothing that can be compared"):
         checked(dump)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [None, ["logits"], ["grads"], ["blocks.1.ln2", "loss", "grads"]])
+def test_what_was_forgotten_is_made_again(
+    names: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m = model()
+    dump = pass_dump(m, SEQUENCES, POSITIONS)
+    dump.arrays["grads"] = dump.arrays["grads"].copy()
+    dump.arrays["grads"][:-1000] *= 1.001
+    dump = dump if names is None else part(dump, *names)
+    kept = check(dump, m.config, m.weights, explain=False)
+    monkeypatch.setattr(evaluate, "ROOM", 0.0)
+    made_again = check(dump, m.config, m.weights, explain=False)
+    assert made_again.as_json() == kept.as_json()
+    assert not kept.ok or names == ["logits"]
+
+
+def test_a_comparison_needs_less_than_the_dump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the dump itself: one block's detail in float64, and the stream."""
+    monkeypatch.setattr(evaluate, "ROOM", 0.0)
+    monkeypatch.setattr(local, "AT_ONCE", 1 << 14)
+    m = calmgrad.new_model(d_model=32, n_layers=12, d_state=4, seed=1)
+    dump = pass_dump(m, [[257, *range(32, 126), 258]], [0])
+    held = sum(array.nbytes for array in dump.arrays.values())
+    tracemalloc.start()
+    assert check(dump, m.config, m.weights).ok
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.75 * held
 
 
 # --- what was read --------------------------------------------------------------------------------

@@ -63,7 +63,11 @@ def _scans() -> Iterator[Entry]:
         return A, x, v["u"][:, :, None] * v["B"][:, None, :]
 
     def with_parts(make: Callable[[Array, Array, Array, Values, Context], Values]) -> Forward:
-        return lambda v, c: make(*parts(v, c), v, c)
+        def forward(v: Values, c: Context) -> Values:
+            some = [make(*parts(few, c), few, c)["y"] for _, few in local.channels_at_once(v)]
+            return {"y": np.concatenate(some, axis=1)}
+
+        return forward
 
     def dt(v: Values) -> Array:
         return v["dt"][:, :, None]
@@ -75,6 +79,11 @@ def _scans() -> Iterator[Entry]:
         lambda A, x, bu, v, c: _run(np.exp(x), np.expm1(x) / A * bu, v, c)), None  # fmt: skip
     yield "has the decay 1 + dt A, without exp", with_parts(
         lambda A, x, bu, v, c: _run(1 + x, dt(v) * bu, v, c)), None  # fmt: skip
+    yield "takes 2 to the power of dt A: the factor log2(e) is missing", with_parts(
+        lambda A, x, bu, v, c: _run(np.exp2(x), dt(v) * bu, v, c)), None  # fmt: skip
+    for name in ("B", "C"):
+        yield f"has {name} of the token before", lambda v, c, k=name: scan(  # type: ignore[misc]
+            {**v, k: _late(v[k], c)}, c), None  # fmt: skip
     yield "does not let the states decay", with_parts(
         lambda A, x, bu, v, c: _run(np.ones_like(x), dt(v) * bu, v, c)), None  # fmt: skip
     yield "forgets its states at every token", with_parts(
@@ -97,6 +106,11 @@ def _scans() -> Iterator[Entry]:
         yield f"forgets its states every {count} tokens", with_parts(
             lambda A, x, bu, v, c, n=count: _run(  # type: ignore[misc]
                 np.exp(x) * (c.batch.packing.pos % n != 0)[:, None, None], dt(v) * bu, v, c,
+            )), None  # fmt: skip
+        yield f"does not let its states decay at every {count}th token", with_parts(
+            lambda A, x, bu, v, c, n=count: _run(  # type: ignore[misc]
+                np.where((c.batch.packing.pos % n == 0)[:, None, None], 1, np.exp(x)),
+                dt(v) * bu, v, c,
             )), None  # fmt: skip
 
 
