@@ -100,7 +100,9 @@ def size_name(config: ModelConfig) -> str:
 
 def describe(c: ModelConfig) -> str:
     """A model in half a line."""
-    sizes = f"d_model {c.d_model}, {c.n_layers} layers, d_inner {c.d_inner}, ffn {c.d_ffn}"
+    sizes = (
+        f"d_model {c.d_model}, {counted(c.n_layers, 'layer')}, d_inner {c.d_inner}, ffn {c.d_ffn}"
+    )
     return f"{size_name(c)}, {c.param_count:,} parameters ({sizes})"
 
 

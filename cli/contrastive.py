@@ -97,7 +97,7 @@ def command(
 
     given = {name: value for name, value in flags.items() if value is not None}
     config = settings_of(given, config_path)
-    with StopSignal() as stop, display() as shown:
+    with StopSignal() as stop, display("contrastive") as shown:
         result = contrastive.train_contrastive(
             config,
             temperature=temperature,

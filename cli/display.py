@@ -35,8 +35,9 @@ class Lines(logging.Handler):
 class Panel(logging.Handler):
     """A panel that is drawn anew a few times a second; facts scroll by above it."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: str) -> None:
         super().__init__()
+        self.command = command
         self.live: Any = None
         self.losses: list[float] = []
         self.evaluations: list[Evaluated] = []
@@ -99,7 +100,7 @@ class Panel(logging.Handler):
             rows.append(Text(self._plot(width), style="cyan"))
         return Box(
             Group(*rows),
-            title=Text(f"calmgrad train: {prepared.run_directory}"),
+            title=Text(f"calmgrad {self.command}: {prepared.run_directory}"),
             box=box.ROUNDED,
             width=width + 4,
         )
@@ -165,15 +166,19 @@ def wants_panel() -> bool:
 
 
 @contextmanager
-def display() -> Iterator[Lines | Panel]:
-    """Show what the loggers of a run say, until the end of the block."""
+def display(command: str = "train") -> Iterator[Lines | Panel]:
+    """Show what the loggers of a run say, until the end of the block.
+
+    Args:
+        command: which the panel is of.
+    """
     if not wants_panel():
         yield LINES
         return
     from rich.console import Console
     from rich.live import Live
 
-    panel = Panel()
+    panel = Panel(command)
     panel.live = live = Live(
         console=Console(stderr=True),
         refresh_per_second=REFRESHES,
