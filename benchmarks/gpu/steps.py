@@ -10,6 +10,7 @@ from benchmarks.contestants import Contestant, WorkerFailed, race
 from benchmarks.gpu.subject import Failed, Subject
 from benchmarks.gpu.timings import SIZES
 from benchmarks.options import Options
+from calmgrad.kernels.cuda.device import PRECISIONS
 
 SHAPES = ("8x768", "64x768", "shell64")
 SECONDS = 6.0  # for a row, after the first call of each, which compiles kernels
@@ -51,14 +52,14 @@ def _row(subject: Subject, options: Options, size: str, shape: str) -> Results:
     steps = 1 if subject.emulated else STEPS
     settings = {"size": size, "threads": 1, "steps": steps, **batch_of(shape)}
     ours = settings | {"device": subject.name, "rehearsal": subject.emulated}
-    contestants = [
+    own = [
         options.calmgrad(
             "train on device", ours | {"matmul_precision": precision}, 1, f"calmgrad {precision}"
         )
-        for precision in ("float32", "tf32")
+        for precision in PRECISIONS
     ]
-    if options.peer is not None:
-        contestants += _calm_mamba(subject, options.peer, settings)
+    others = [] if options.peer is None else _calm_mamba(subject, options.peer, settings)
+    contestants = own + others
     if subject.emulated:
         race(contestants, 0.0, least=1, most=1)
     else:
@@ -71,9 +72,9 @@ def _row(subject: Subject, options: Options, size: str, shape: str) -> Results:
         row["times_faster"] = {
             mine.name: {
                 theirs.name: row[theirs.name]["ms_median"] / row[mine.name]["ms_median"]
-                for theirs in contestants[2:]
+                for theirs in others
             }
-            for mine in contestants[:2]
+            for mine in own
         }
     return row
 
