@@ -79,14 +79,14 @@ def test_facts_are_folded_between_words(
     monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((40, 24)))
     fact = "run      40 steps in 2 epochs, batches of 32 sequences"
     command = "resume   calmgrad train --resume runs/a-run-with-a-long-name"
-    for line in (fact, command, "error: a file of one letter is what is wrong"):
+    for line in (fact, command, "error: a long line that says what is wrong"):
         say(line)
     assert capsys.readouterr().err.count("\n") == 3  # no terminal: nothing is folded
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)
     say(fact)
     say(command)
-    error = "error: a: no such file, where a file of a model was expected"
+    error = "error: a file that is no model, where a model was expected"
     say(error)
     shown = capsys.readouterr().err.splitlines()
     assert shown == [
