@@ -14,7 +14,7 @@ import calmgrad
 from calmgrad.errors import DiskError, FileError, UsageError
 from calmgrad.events import EpochEnd
 from calmgrad.formats import checkpoint as checkpoints
-from calmgrad.resume import may_begin_in
+from calmgrad.resume import may_begin_in, places
 from calmgrad.rundir import RunDirectory
 from calmgrad.saving import FIRST_GUESS, SECONDS, SHARE, Saver
 from calmgrad.shards import Runner
@@ -205,6 +205,31 @@ def test_from_another_folder(expected: Outcome, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir("elsewhere")
     calmgrad.train(resume="../run")
     assert expected.differing(Outcome.of(Path("../run"))) == []
+
+
+def test_weights_go_where_the_run_was_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not over a file of that name in the folder where somebody has it go on."""
+    stopped(output="out.cwgt")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    trainer_and_model()[1].save("out.cwgt")
+    before = Path("out.cwgt").read_bytes()
+    calmgrad.train(resume="../run", max_steps=30)
+    assert Path("out.cwgt").read_bytes() == before
+    assert Path("../out.cwgt").read_bytes() == Path("../run/model.cwgt").read_bytes()
+    result = calmgrad.train(resume="../run", max_steps=30, output="out.cwgt")  # now it is meant
+    assert result.weights == [Path("../run/model.cwgt"), Path("out.cwgt")]
+    assert Path("out.cwgt").read_bytes() == Path("../run/model.cwgt").read_bytes()
+
+
+def test_a_project_that_has_moved() -> None:
+    """Paths begin where the run was started, unless there is nothing any more."""
+    started_in = Path("before").resolve()
+    values = {"model": "new", "dataset": "train.ctds", "output": "out.cwgt", "lr": 0.1}
+    here = {"dataset": "train.ctds", "output": "out.cwgt"}
+    assert places(values, str(started_in)) == here
+    started_in.mkdir()
+    assert places(values, str(started_in)) == here | {"output": str(started_in / "out.cwgt")}
 
 
 def test_a_model_that_is_fine_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
