@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -520,6 +521,26 @@ def test_a_script_goes_on(optimizer: str) -> None:
     assert model.fisher is not None
     assert other.fisher is not None
     assert np.array_equal(model.fisher, other.fisher)
+
+
+def test_a_checkpoint_of_another_thread_is_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, model = trainer_and_model()
+    step = threading.Thread(target=trainer.step, args=(SEQUENCES, [0, 0]))
+    write = checkpoints.write
+
+    def meanwhile(path: Any, checkpoint: checkpoints.Checkpoint) -> None:
+        step.start()
+        step.join(0.1)
+        assert step.is_alive()
+        write(path, checkpoint)
+
+    before = model.weights.copy()
+    monkeypatch.setattr(checkpoints, "write", meanwhile)
+    trainer.save_checkpoint("mine")
+    step.join(60)
+    np.testing.assert_array_equal(checkpoints.read("mine").model.weights, before)
+    assert trainer.updates == 1
+    assert (model.weights != before).any()
 
 
 def test_a_checkpoint_of_a_script_must_fit() -> None:
