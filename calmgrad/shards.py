@@ -9,7 +9,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -178,6 +178,7 @@ class Runner:
                 if self._pool is None:
                     self._pool = ThreadPoolExecutor(self.threads, "calmgrad-shard")
                 jobs = [self._pool.submit(batch.work, worker) for worker in self._workers[:count]]
+                wait(jobs)  # after an error, too: nobody is at work when it is told
                 for job in jobs:
                     job.result()
         return batch.outputs
