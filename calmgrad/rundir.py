@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from calmgrad.errors import DiskError, UsageError
+from calmgrad.errors import DiskError, FileError, UsageError
 from calmgrad.formats.files import (
     DISK_ERRNOS,
     UNFINISHED,
@@ -235,8 +235,8 @@ class RunDirectory:
     def finished_after(self, steps: int) -> bool:
         """Whether the run in it came to its end after so many, its weights where they belong."""
         try:
-            result = json.loads((self.path / RESULT).read_bytes())
-        except (OSError, ValueError):
+            result = json.loads(read_file(self.path / RESULT))
+        except (FileError, ValueError):
             return False
         ended = isinstance(result, dict) and result.get("steps") == steps
         return ended and self.weights.exists()

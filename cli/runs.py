@@ -4,7 +4,6 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from shlex import quote
 from types import FrameType
@@ -65,12 +64,21 @@ def settings_of(given: Mapping[str, Any], config_path: str | None) -> "TrainConf
 
 
 def json_event(name: str, wanted: bool) -> Callable[[Any], object]:
-    """A callback that prints what it is called with, if that is wanted."""
+    """A callback that prints what it is called with, if that is wanted; the run goes on anyhow."""
+    failed = False
 
     def emit(report: Any) -> None:
-        if wanted:
-            with suppress(BrokenPipeError):  # the reader has gone: the run goes on
-                print(json.dumps({"event": name, **asdict(report)}), flush=True)
+        nonlocal failed
+        if not wanted:
+            return
+        try:
+            print(json.dumps({"event": name, **asdict(report)}), flush=True)
+        except BrokenPipeError:  # the reader has gone
+            pass
+        except OSError as error:
+            if not failed:
+                say(f"warning: {name} events cannot be written: {error.strerror}; the run goes on")
+            failed = True
 
     return emit
 

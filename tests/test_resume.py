@@ -613,6 +613,17 @@ def test_a_fifo_in_the_place_of_a_run_s_file(name: str) -> None:
         train(RUN, force=True)
 
 
+def test_a_fifo_in_the_place_of_the_result() -> None:
+    train(RUN, max_steps=2)
+    (RUN / "result.json").unlink()
+    os.mkfifo(RUN / "result.json")
+    thread = threading.Thread(target=resume, kwargs={"max_steps": 2}, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for a writer"
+    assert json.loads((RUN / "result.json").read_text())["steps"] == 2
+
+
 def test_killed_before_the_first_checkpoint_again_and_again() -> None:
     """What such a run leaves behind never keeps the next one from beginning."""
     RUN.mkdir()

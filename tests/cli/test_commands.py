@@ -283,6 +283,22 @@ def test_a_full_device_is_told(dataset: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_run_does_not_end_because_its_events_cannot_be_written(
+    dataset: Path, tmp_path: Path
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    train = ["train", "-d", str(dataset), *SMALL, "-e", "1", "--save-dir", "run", "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "calmgrad.cli", *map(str, train)],
+            cwd=tmp_path, env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 5
+    assert done.stderr.count("warning: step events cannot be written: No space left") == 1
+    calmgrad.load_model(tmp_path / "run" / "model.cwgt")
+
+
 BAD_CALLS = [
     (["trian"], 2, "Did you mean 'train'?"),
     (["train", "--lerning-rate", "1"], 2, "No such option"),
