@@ -2,8 +2,10 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from calmgrad import settings
 from calmgrad.data import Dataset
@@ -40,7 +42,7 @@ class Found:
     def source(self) -> str | None:
         """The file the run's model came from; None: it was new."""
         model = self.state.settings.get("model", "new")
-        return None if model == "new" else self._here(str(model))
+        return None if model == "new" else seen_from_here(str(model), self.state.folder, True)
 
     def config(self, given: TrainConfig) -> TrainConfig:
         """The settings to go on with: the run's own, and what of `given` may be another.
@@ -57,9 +59,7 @@ class Found:
                 f" another (a new run from its weights: -m {self.directory.weights})"
             )
         values = settings.to_dict(saved)
-        for key in ("model", "dataset", "val_dataset", "output"):
-            if key in values and values[key] != "new":
-                values[key] = self._here(values[key])
+        values |= places(values, self.state.folder)
         wanted = settings.to_dict(given)
         values |= {key: value for key, value in wanted.items() if key in FREE}
         values["save_dir"] = str(self.directory.path)
@@ -69,8 +69,11 @@ class Found:
     def ends_as(self, config: TrainConfig) -> bool:
         """Whether the checkpoint's settings send the same weights to the same file."""
         saved = self._saved()
-        was, now = (c.output and os.path.realpath(self._here(c.output)) for c in (saved, config))
-        return (saved.export or "best", was) == (config.export or "best", now)
+        was = places(settings.to_dict(saved), self.state.folder).get("output")
+        same_file = (was and os.path.realpath(was)) == (
+            config.output and os.path.realpath(config.output)
+        )
+        return same_file and (saved.export or "best") == (config.export or "best")
 
     def check_data(self, dataset: Dataset, path: str, which: str) -> None:
         """Refuse data that are not those the run began with.
@@ -102,31 +105,52 @@ class Found:
                 was = then.get(name)
                 log.info("note     %s is %s, was %s: last bits may differ", name, now[name], was)
 
-    def abandon_later(self) -> None:
-        """Rename checkpoints after this one: the run makes these steps again.
-
-        Raises:
-            DiskError: they cannot be renamed.
-        """
-        folder = self.directory.checkpoints
-        now = self.state.progress.step
-        try:
-            for path in [path for step, path in checkpoints.steps_in(folder).items() if step > now]:
-                names = (f"{path.name}.unused{suffix}" for suffix in ("", *range(2, 10**6)))
-                path.rename(next(p for name in names if not (p := folder / name).exists()))
-            sync_folder(str(folder))
-        except OSError as error:
-            raise DiskError(f"{folder}: {write_reason(error, str(folder), 0)}") from error
-
     def _saved(self) -> TrainConfig:
         return settings.from_mapping(self.state.settings)
 
-    def _here(self, path: str) -> str:
-        """A path of the settings as seen from this folder."""
-        away = os.path.join(self.state.folder, path)
-        if self.state.folder == os.getcwd() or (os.path.exists(path) and not os.path.exists(away)):
-            return path
-        return away
+
+def places(values: Mapping[str, Any], folder: str) -> dict[str, str]:
+    """The files that the settings of a run name, as seen from this folder.
+
+    Args:
+        values: the settings; folder: the one the run was started in.
+    """
+    keys = {"model": True, "output": True, "dataset": False, "val_dataset": False}
+    return {
+        key: seen_from_here(values[key], folder, written)
+        for key, written in keys.items()
+        if values.get(key, "new") != "new"
+    }
+
+
+def seen_from_here(path: str, folder: str, written: bool) -> str:
+    """A path of a run's settings; it begins in the folder the run was started in.
+
+    Where there is nothing any more, all may have been moved here.
+
+    Args:
+        written: it is for an output: not the file must be there, but a folder to hold it.
+    """
+    away = os.path.join(folder, path)
+    here, there = map(os.path.dirname, (path, away)) if written else (path, away)
+    if folder == os.getcwd() or (os.path.exists(here or ".") and not os.path.exists(there)):
+        return path
+    return away
+
+
+def abandon_later(folder: Path, step: int) -> None:
+    """Rename the checkpoints in a folder after this step: the run makes these steps again.
+
+    Raises:
+        DiskError: they cannot be renamed.
+    """
+    try:
+        for path in [path for n, path in checkpoints.steps_in(folder).items() if n > step]:
+            names = (f"{path.name}.unused{suffix}" for suffix in ("", *range(2, 10**6)))
+            path.rename(next(p for name in names if not (p := folder / name).exists()))
+        sync_folder(str(folder))
+    except OSError as error:
+        raise DiskError(f"{folder}: {write_reason(error, str(folder), 0)}") from error
 
 
 def check_end(directory: RunDirectory, made: int, steps: int) -> None:

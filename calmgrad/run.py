@@ -22,7 +22,7 @@ from calmgrad.formats import cwgt
 from calmgrad.formats.checkpoint import Checkpoint
 from calmgrad.loop import Course, Report, fit
 from calmgrad.model import Model
-from calmgrad.resume import Found, check_end, may_begin_in
+from calmgrad.resume import Found, abandon_later, check_end, may_begin_in
 from calmgrad.run_state import Fingerprint, Progress, RunState, Validation, made_with
 from calmgrad.rundir import RunDirectory
 from calmgrad.running import Running
@@ -151,7 +151,7 @@ class Run(Running[Evaluated]):
         self.saver.clean()
         goes_on_at = None
         if self.found is not None:
-            self.found.abandon_later()
+            abandon_later(self.directory.checkpoints, self.done)
             self.saver.newest = self.found.path
             goes_on_at = self.found.state.progress.metrics_bytes
         text = settings.to_toml(self._kept_settings())

@@ -9,7 +9,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +86,7 @@ class Runner:
             self._device_bound = memory.device_shard_tokens(config, backend.device.memory()[1])
         self._workers: list[Worker] = []
         self._pool: ThreadPoolExecutor | None = None
+        self._process = 0  # whose threads these are
 
     @property
     def backend(self) -> Backend:
@@ -175,13 +176,23 @@ class Runner:
                 for worker in self._workers[:count]:
                     batch.work(worker)
             else:
-                if self._pool is None:
-                    self._pool = ThreadPoolExecutor(self.threads, "calmgrad-shard")
-                jobs = [self._pool.submit(batch.work, worker) for worker in self._workers[:count]]
-                wait(jobs)  # after an error, too: nobody is at work when it is told
-                for job in jobs:
-                    job.result()
+                self._share_out(batch, self._workers[:count])
         return batch.outputs
+
+    def _share_out(self, batch: "_Batch", workers: list[Worker]) -> None:
+        """Work on a batch with these workers, who are all free again at the end, however it comes.
+
+        Or, after a Ctrl-C or an error, the next batch would find one of them at work on this one.
+        """
+        if self._pool is None or self._process != os.getpid():  # a fork has none of its threads
+            self._pool = ThreadPoolExecutor(self.threads, "calmgrad-shard")
+            self._process = os.getpid()
+        try:
+            jobs = [self._pool.submit(batch.work, worker) for worker in workers]
+            for job in jobs:
+                job.result()
+        finally:
+            batch.wait_for_all()
 
     def _room(self) -> int:
         """Bytes of the device that a batch could have, were the workers' own given back."""
@@ -228,30 +239,46 @@ class _Batch:
         self._next = itertools.count()
         self._turn = threading.Condition()
         self._added = 0  # shards whose gradients have been added
-        self._failed = False
+        self._at_work = 0  # threads
+        self._ended = False
 
     def work(self, worker: Worker) -> None:
         """Take shards until none is left; after a failure anywhere, stop."""
+        with self._turn:
+            self._at_work += 1
         try:
             with backends.silent_overflow():
                 for i in self._next:  # shared: no two threads get the same number
-                    if i >= len(self.shards) or self._failed:
+                    if i >= len(self.shards) or self._ended:
                         return
                     seed = None if self.seeds is None else self.seeds[i]
                     self.outputs[i] = worker.run(self.shards[i], self.head, seed, self.keep, i)
                     if self.add is not None:
                         self._hand_in(worker.grads, i)
         except BaseException:
-            with self._turn:
-                self._failed = True
-                self._turn.notify_all()
+            self._end()
             raise
+        finally:
+            with self._turn:
+                self._at_work -= 1
+                self._turn.notify_all()
+
+    def wait_for_all(self) -> None:
+        """Let no worker begin another shard, and wait for those at work."""
+        self._end()
+        with self._turn:
+            self._turn.wait_for(lambda: self._at_work == 0)
+
+    def _end(self) -> None:
+        with self._turn:
+            self._ended = True
+            self._turn.notify_all()
 
     def _hand_in(self, grads: Array, i: int) -> None:
         assert self.add is not None
         with self._turn:
-            self._turn.wait_for(lambda: self._added == i or self._failed)
-        if self._failed:
+            self._turn.wait_for(lambda: self._added == i or self._ended)
+        if self._ended:
             return
         self.add(grads, i)  # no lock is held: it is nobody else's turn
         with self._turn:

@@ -180,8 +180,8 @@ class Trainer(TrainerState):
         """
         shards, counts = self._checked(sequences, cmd_positions)
         share = self._weights(counts, parts)
-        self._gathered = 0
-        with self._backend.active():
+        with self._alone():
+            self._gathered = 0
             self._require_healthy()
             weights = self.model.flat.on(self._backend, "weights", written=True)
             self._update.step(
@@ -205,12 +205,12 @@ class Trainer(TrainerState):
         targets = max(int(counts[0]), 1)
         by_token = self.reduction == "token" and not self.rules.equal_parts
         share = np.array([1.0 if by_token else 1 / targets])
-        with self._backend.active():
+        with self._alone():
             self._require_healthy()
             self._update.begin()
             self._update.gradient(self.runner, shards, share, self._gradient())
             loss = self._update.loss()
-        self._gathered += int(counts[0]) if by_token else 1
+            self._gathered += int(counts[0]) if by_token else 1
         if by_token:
             loss /= targets
         if not math.isfinite(loss):
@@ -227,7 +227,7 @@ class Trainer(TrainerState):
             DivergedError: the gradient's norm is not finite; no weight was changed.
         """
         self._require_open()
-        with self._backend.active():
+        with self._alone():
             self._require_healthy()
             total = self._gradient()
             if self._gathered > 0:
@@ -278,8 +278,8 @@ class Trainer(TrainerState):
         if pool not in POOLS:
             raise ValueError(f"pool {pool!r}: expected {' or '.join(POOLS)}")
         shards = self.runner.pack(arrays, self.shard_tokens)
-        self._gathered = 0
-        with self._backend.active():
+        with self._alone():
+            self._gathered = 0
             found = pair_loss.of_embeddings(self.runner, shards, temperature, pool)
             total = self._begin()
             self._update.add_loss(found.loss)

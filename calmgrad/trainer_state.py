@@ -6,6 +6,9 @@ A checkpoint holds all of it; so one trainer can go on where another has stopped
 import logging
 import math
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
 
@@ -60,6 +63,7 @@ class TrainerState:
         self._gathered = 0.0  # sequences (or targets) whose gradients `accumulate` has added
         self._outcomes: list[Outcome] = []  # known, and not collected yet
         self._closed = False
+        self._lock = threading.RLock()  # held by who changes or writes all this
         self.set_lr(lr)
         if backend.device is not None:
             model.flat.attach(backend)
@@ -118,9 +122,9 @@ class TrainerState:
     def zero_grad(self) -> None:
         """Set the gradient to zero and forget what `accumulate` has counted."""
         self._require_open()
-        with self._backend.active():
+        with self._alone():
             self._gradient().fill(0)
-        self._gathered = 0
+            self._gathered = 0
 
     # --- steps that were begun ----------------------------------------------------------------
 
@@ -137,6 +141,12 @@ class TrainerState:
         self._settle()
         found, self._outcomes = self._outcomes, []
         return found
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A block on the device, in which no other thread steps or saves."""
+        with self._lock, self._backend.active():
+            yield
 
     def _gradient(self) -> Array:
         """The flat gradient where it is computed, to be changed."""
@@ -192,12 +202,13 @@ class TrainerState:
             DivergedError: a weight is not finite; what was at `path` stays.
             DiskError: it cannot be written; what was there stays.
         """
-        if not np.isfinite(self.model.weights).all():
-            raise DivergedError(
-                f"{os.fspath(path)} not written: the last update left weights that are not finite"
-                " (a smaller learning rate may help)"
-            )
-        self.model.save(path)
+        with self._alone():
+            if not np.isfinite(self.model.weights).all():
+                raise DivergedError(
+                    f"{os.fspath(path)} not written: the last update left weights that are not"
+                    " finite (a smaller learning rate may help)"
+                )
+            self.model.save(path)
 
     def save_checkpoint(self, path: str | os.PathLike[str], extra: Any = None) -> None:
         """Write all that going on from here takes; a checkpoint that is there is replaced.
@@ -210,7 +221,8 @@ class TrainerState:
             DivergedError: a weight is not finite; what was at `path` stays.
             DiskError: it cannot be written; what was there stays.
         """
-        checkpoints.write(path, self.checkpoint(extra=extra))
+        with self._alone():  # or another thread's step changes what is being written
+            checkpoints.write(path, self.checkpoint(extra=extra))
 
     def load_checkpoint(self, path: str | os.PathLike[str]) -> Any:
         """Go on from a checkpoint: the next step does what it would have done there.
@@ -227,7 +239,8 @@ class TrainerState:
         """
         self._require_open()
         loaded = checkpoints.read(path)
-        self.restore(loaded)
+        with self._alone():
+            self.restore(loaded)
         return loaded.state.extra
 
     def checkpoint(

@@ -77,6 +77,31 @@ def test_a_validation_that_is_cut_off_is_made_again(pairs: str, step: int) -> No
     assert again.best == whole.best
 
 
+def test_from_an_earlier_checkpoint(pairs: str) -> None:
+    """The steps after it are made again: nobody goes on from what they were before."""
+    whole = run(pairs, "whole")
+    run(pairs, "parts", 5, checkpoint_every=3)
+    assert ended(TrainConfig(resume="parts/checkpoints/step-000003"), 1).steps == 4
+    assert (Path("parts/checkpoints") / "step-000005.unused").is_dir()
+    ended(TrainConfig(resume="parts"))
+    for name in ("model.cwgt", "metrics.jsonl"):
+        assert (Path("parts") / name).read_bytes() == (whole.run_directory / name).read_bytes()
+
+
+def test_weights_go_where_the_run_was_to_put_them(
+    pairs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not over a file of that name in the folder where somebody has it go on."""
+    run(pairs, "parts", 2, output="out.cwgt")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    calmgrad.new_model(d_model=16, n_layers=1, seed=9).save("out.cwgt")
+    before = Path("out.cwgt").read_bytes()
+    ended(TrainConfig(resume="../parts"))
+    assert Path("out.cwgt").read_bytes() == before
+    assert Path("../out.cwgt").read_bytes() == Path("../parts/model.cwgt").read_bytes()
+
+
 def test_each_damaged_checkpoint_is_told(pairs: str, caplog: pytest.LogCaptureFixture) -> None:
     run(pairs, "parts", 3)
     states = sorted(Path("parts/checkpoints").glob("*/state.json"))

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import calmgrad
 from calmgrad.errors import DiskError, FileError, UsageError
 from calmgrad.events import EpochEnd
 from calmgrad.formats import checkpoint as checkpoints
-from calmgrad.resume import may_begin_in
+from calmgrad.resume import may_begin_in, places
 from calmgrad.rundir import RunDirectory
 from calmgrad.saving import FIRST_GUESS, SECONDS, SHARE, Saver
 from calmgrad.shards import Runner
@@ -205,6 +206,31 @@ def test_from_another_folder(expected: Outcome, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir("elsewhere")
     calmgrad.train(resume="../run")
     assert expected.differing(Outcome.of(Path("../run"))) == []
+
+
+def test_weights_go_where_the_run_was_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not over a file of that name in the folder where somebody has it go on."""
+    stopped(output="out.cwgt")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    trainer_and_model()[1].save("out.cwgt")
+    before = Path("out.cwgt").read_bytes()
+    calmgrad.train(resume="../run", max_steps=30)
+    assert Path("out.cwgt").read_bytes() == before
+    assert Path("../out.cwgt").read_bytes() == Path("../run/model.cwgt").read_bytes()
+    result = calmgrad.train(resume="../run", max_steps=30, output="out.cwgt")  # now it is meant
+    assert result.weights == [Path("../run/model.cwgt"), Path("out.cwgt")]
+    assert Path("out.cwgt").read_bytes() == Path("../run/model.cwgt").read_bytes()
+
+
+def test_a_project_that_has_moved() -> None:
+    """Paths begin where the run was started, unless there is nothing any more."""
+    started_in = Path("before").resolve()
+    values = {"model": "new", "dataset": "train.ctds", "output": "out.cwgt", "lr": 0.1}
+    here = {"dataset": "train.ctds", "output": "out.cwgt"}
+    assert places(values, str(started_in)) == here
+    started_in.mkdir()
+    assert places(values, str(started_in)) == here | {"output": str(started_in / "out.cwgt")}
 
 
 def test_a_model_that_is_fine_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,6 +521,26 @@ def test_a_script_goes_on(optimizer: str) -> None:
     assert model.fisher is not None
     assert other.fisher is not None
     assert np.array_equal(model.fisher, other.fisher)
+
+
+def test_a_checkpoint_of_another_thread_is_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, model = trainer_and_model()
+    step = threading.Thread(target=trainer.step, args=(SEQUENCES, [0, 0]))
+    write = checkpoints.write
+
+    def meanwhile(path: Any, checkpoint: checkpoints.Checkpoint) -> None:
+        step.start()
+        step.join(0.1)
+        assert step.is_alive()
+        write(path, checkpoint)
+
+    before = model.weights.copy()
+    monkeypatch.setattr(checkpoints, "write", meanwhile)
+    trainer.save_checkpoint("mine")
+    step.join(60)
+    np.testing.assert_array_equal(checkpoints.read("mine").model.weights, before)
+    assert trainer.updates == 1
+    assert (model.weights != before).any()
 
 
 def test_a_checkpoint_of_a_script_must_fit() -> None:

@@ -1,5 +1,8 @@
 """Cutting and summing: nothing lost, nothing counted twice, the same bytes at any thread count."""
 
+import multiprocessing
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -134,6 +137,50 @@ def test_an_error_in_one_shard_ends_all(threads: int) -> None:
     thread.start()
     thread.join(60)
     assert done.is_set(), "a worker waits for a shard that will never come"
+
+
+def test_nobody_is_at_work_after_a_ctrl_c() -> None:
+    model = new_model(d_model=16, n_layers=1)
+    shards, _ = pack_targets(*batch(), shard_tokens=64)
+    seeds = [np.ones(s.target_counts().sum(), np.float32) for s in shards]
+    runner = Runner(backends.load("cpu"), model.config, model.weights, 2)
+    interrupted = threading.Lock()
+    at_work = 0
+
+    def head(parameters: Any, config: Any, shard: Shard) -> Tensor:
+        nonlocal at_work
+        at_work += 1
+        if interrupted.acquire(blocking=False):
+            os.kill(os.getpid(), signal.SIGINT)  # which the main thread gets
+            time.sleep(0.1)
+        at_work -= 1
+        return loss_head(parameters, config, shard)
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(shards, head, seeds, lambda *_: None)
+    assert at_work == 0  # or the next batch would share a worker's memory with this one
+    expected = np.zeros_like(model.weights)
+    alone = Runner(backends.load("cpu"), model.config, model.weights, 1)
+    alone.run(shards, loss_head, seeds, adding_to(expected))
+    total = np.zeros_like(model.weights)
+    runner.run(shards, loss_head, seeds, adding_to(total))
+    assert total.tobytes() == expected.tobytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    model = new_model(d_model=16, n_layers=1)
+    shards, _ = pack_targets(*batch(), shard_tokens=64)
+    runner = Runner(backends.load("cpu"), model.config, model.weights, 2)
+    runner.run(shards, loss_head)
+    process = multiprocessing.get_context("fork").Process(
+        target=runner.run, args=(shards, loss_head)
+    )
+    process.start()
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 0, "it waits for threads that only its parent has"
 
 
 def test_when_an_error_is_told_no_thread_is_at_work() -> None:

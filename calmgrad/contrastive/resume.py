@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from calmgrad.errors import FileError, UsageError
 from calmgrad.formats import checkpoint as checkpoints
 from calmgrad.formats.checkpoint import Checkpoint, Count
 from calmgrad.formats.files import display
-from calmgrad.resume import FREE, differences, none_left
+from calmgrad.resume import FREE, differences, none_left, places
 from calmgrad.retrieval import Pairs
 from calmgrad.rundir import CHECKPOINTS, RunDirectory
 from calmgrad.settings import TrainConfig
@@ -72,9 +71,7 @@ class Found:
                 " with another"
             )
         values = settings.to_dict(saved)
-        for key in ("model", "dataset", "val_dataset", "output"):
-            if values.get(key, "new") != "new" and not os.path.exists(values[key]):
-                values[key] = os.path.join(self.state.folder, values[key])
+        values |= places(values, self.state.folder)
         values |= {key: v for key, v in settings.to_dict(given).items() if key in FREE}
         values["save_dir"] = str(self.directory.path)
         return settings.from_mapping(values)

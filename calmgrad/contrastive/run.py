@@ -20,7 +20,7 @@ from calmgrad.formats.checkpoint import Checkpoint
 from calmgrad.formats.files import counted
 from calmgrad.loop import Ahead, Course, Report
 from calmgrad.model import Model
-from calmgrad.resume import check_end
+from calmgrad.resume import abandon_later, check_end
 from calmgrad.retrieval import evaluate_pairs, figures, load_pairs
 from calmgrad.rundir import RunDirectory
 from calmgrad.running import Running
@@ -162,6 +162,7 @@ class Run(Running[Evaluated]):
         self.saver.clean()
         goes_on_at = None
         if self.found is not None:
+            abandon_later(self.directory.checkpoints, self.done)
             self.saver.newest = self.found.path
             goes_on_at = self.found.state.metrics_bytes
         flags = f"# with --temperature {self.temperature!r} --pool-mode {self.pool}\n"
