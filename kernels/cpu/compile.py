@@ -116,9 +116,11 @@ def columns(x: Array) -> Array:
     NumPy calls a single row of them contiguous, and Numba would compile the kernel once more for
     that. So it gets the row as if there were another, which is not to be touched.
     """
+    if len(x) > 1:
+        return x
     from numpy.lib.stride_tricks import as_strided
 
-    return as_strided(x, (2, x.shape[1]), (0, x.itemsize)) if len(x) == 1 else x
+    return as_strided(x, (2, x.shape[1]), (0, x.itemsize))
 
 
 def inlined(function: Callable[..., Any]) -> Any:
