@@ -135,10 +135,10 @@ class Run(Running[Evaluated]):
             self.directory.note(f"ended    {error}")
             raise
         finally:
-            self.directory.close()
-            self.trainer.close()
             if self.done == 0:  # it ended before its first step
                 self.directory.discard()
+            self.directory.close()  # which frees the lock: another run may take the name now
+            self.trainer.close()
         return result
 
     def _result(self, weights: list[Path], began: float) -> Result:
