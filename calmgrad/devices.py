@@ -95,9 +95,11 @@ def _check_installed() -> None:
 
 def _check_kernel_cache() -> None:
     """CuPy can write where it keeps compiled kernels; it would fail in the middle of a step."""
-    folder = Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser().absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+    chosen = os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")
+    folder = Path(os.path.abspath(os.path.expanduser(chosen)))
+    # Not Path.exists, which fails inside of a folder that may not be read.
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
         raise DeviceError(
             f"device cuda: {folder}: CuPy cannot write its compiled kernels there:"
             " set CUPY_CACHE_DIR to a folder that can be written"

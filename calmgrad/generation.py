@@ -99,7 +99,7 @@ def generate(
     on_token: OnToken | None = None,
     distinct: bool = True,
 ) -> list[Completion]:
-    """As many completions as `sampling` says; the i-th depends on the seed and i alone.
+    """As many completions as `sampling` says; the i-th draw depends on the seed and i alone.
 
     Args:
         on_token: called with each token as soon as no stop pattern can take it back.

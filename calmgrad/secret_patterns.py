@@ -17,11 +17,8 @@ _SECRET_NAME = (
     r"|(?:api|access|account|auth|private|secret|master|sign|signing|encryption|storage|shared)key"
     r"|[a-z0-9][_-]key)"
 )
-# A word that is likely a password: letters, digits and a capital or a sign.
-_LIKELY = (
-    r"(?![-./~])(?=\S*[a-z])(?=\S*\d)(?=\S*[A-Z!@#$%^&*?+])"
-    r"(?P<secret>[^\s/=.\"']{8,})(?=[\"'\s]|\Z)"
-)
+# Before a word that is likely a password: letters, digits and a capital or a sign.
+_LIKELY = r"(?![-./~])(?=\S*[a-z])(?=\S*\d)(?=\S*[A-Z!@#$%^&*?+])"
 _MYSQL = "mysql|mysqldump|mysqladmin|mysqlimport|mysqlshow|mariadb|mariadb-dump|mycli"
 
 
@@ -180,7 +177,8 @@ PATTERNS = (
         # What is sent to a terminal is mostly commands; in `mysql -p WORD` it is a database.
         r"\b(?:(?:(?>tmux\b[^|;&\n]*?\ssend(?:-keys)?\s)|(?>screen\b[^|;&\n]*?\sstuff\s)"
         r"|[xy]dotool\s+type\s)(?:[^|;&\n]*?\s)?"
-        rf"|(?>(?:{_MYSQL})\b[^|;&\n]*?\s-p\s+))(?<!-t )[\"']?{_LIKELY}",
+        rf"|(?>(?:{_MYSQL})\b[^|;&\n]*?\s-p\s+))(?<!-t )[\"']?{_LIKELY}"
+        r"(?P<secret>[^\s/=.\"']{8,})(?=[\"'\s]|\Z)",
         "tmux send-keys -t db 'Hunter22!' Enter",
     ),
     _pattern(
@@ -272,7 +270,7 @@ PATTERNS = (
     ),
     _pattern(
         "a lone word like a password",
-        rf"\A\s*{_LIKELY}\s*\Z",
+        rf"\A\s*{_LIKELY}(?P<secret>[^\s/=.]{{8,}})\s*\Z",  # quotes may be part of it
         "Hunter22!",
     ),
 )

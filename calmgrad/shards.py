@@ -148,12 +148,9 @@ class Runner:
         worker = self._workers[0]
         worker.tape.begin()  # its memory becomes one block, if it has grown
         there, weight = worker.place(shard, seed)
-        first, grads, memory_of = (
-            address(there.tokens),
-            address(worker.grads),
-            worker.tape.addresses,
-        )
-        return Placed(worker, there, weight, (first, grads, *memory_of), not memory_of)
+        memory_of = worker.tape.addresses
+        addresses = (address(there.tokens), address(worker.grads), *memory_of)
+        return Placed(worker, there, weight, addresses, fresh=not memory_of)
 
     @contextmanager
     def telling(self, shards: Sequence[Shard]) -> Iterator[None]:

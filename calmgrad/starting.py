@@ -10,7 +10,14 @@ from typing import Any
 from calmgrad.config import PRESETS, ModelConfig
 from calmgrad.data import Dataset, load_dataset
 from calmgrad.errors import DiskError, FileError, UsageError
-from calmgrad.formats.files import counted, display, open_source, read_file, write_atomic
+from calmgrad.formats.files import (
+    counted,
+    display,
+    open_source,
+    read_file,
+    refuse_dash,
+    write_atomic,
+)
 from calmgrad.loop import Plan
 from calmgrad.model import Model, load_model, new_model
 from calmgrad.settings import SIZES, TrainConfig, data_folder
@@ -130,22 +137,12 @@ def load_kept(path: str | Path, l_max: int, purpose: str) -> Dataset:
     return kept
 
 
-def refuse_dash(output: str) -> None:
-    """An output named `-` would be a file that is hard to find and to remove.
-
-    Raises:
-        UsageError: it is named so.
-    """
-    if output == "-":
-        raise UsageError("-: the output is a file, not standard output: expected its name")
-
-
 def check_output(output: Path, *data: str | None) -> None:
     """Refuse a place for the finished weights before training, not after.
 
     Raises:
         DiskError: it cannot be written.
-        UsageError: something else than a model would be overwritten.
+        UsageError: it is named `-`, or something else than a model would be overwritten.
     """
     refuse_dash(str(output))
     if any(path is not None and output.resolve() == Path(path).resolve() for path in data):

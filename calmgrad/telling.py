@@ -34,7 +34,8 @@ def say_plan(
         batch += f", {plan.accumulation} to an update"
     steps = f"{counted(course.steps, 'step')} in {counted(plan.epochs, 'epoch')}"
     if course.steps < sum(course.epoch_steps) or len(course.epoch_steps) < plan.epochs:
-        share = f"{course.steps / course.epoch_steps[0]:.2g}"
+        epochs = course.steps / course.epoch_steps[0]
+        share = f"{epochs:.2g}" if epochs < 10 else f"{epochs:,.0f}"
         steps = f"{counted(course.steps, 'step')}, {share} epoch{'s' * (share != '1')}"
     log.info(
         "run      %s, %s, %s, %s, seed %d", steps, batch, c.optimizer, rate_of(plan), plan.seed

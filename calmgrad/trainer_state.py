@@ -273,6 +273,7 @@ class TrainerState:
         Raises:
             ValueError: it does not fit; nothing is changed.
         """
+        self._require_open()
         self._settle()
         model, saved, training = self.model, checkpoint.model, checkpoint.state.training
         if saved.config != model.config:

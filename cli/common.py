@@ -84,7 +84,8 @@ def _folded(line: str) -> str:
 
     What holds a command stays whole, so that it can be copied; so does an error.
     """
-    if not sys.stderr.isatty() or "calmgrad " in line or line[INDENT - 1 : INDENT] != " ":
+    is_fact = line[INDENT - 1 : INDENT] == " " and not line.startswith("error:")
+    if not sys.stderr.isatty() or "calmgrad " in line or not is_fact:
         return line
     width = os.get_terminal_size(sys.stderr.fileno()).columns
     if len(line) <= width or width < 3 * INDENT:
@@ -217,13 +218,10 @@ def device_options(default: str) -> Callable[[_Command], _Command]:
 
 
 def not_over(output: str, inputs: Iterable[str]) -> None:
-    """Refuse an output that would take the place of what it is made of, or is named `-`.
+    """Refuse an output that would take the place of what it is made of.
 
     Raises:
-        UsageError: it is `-`, or the same file as one of the inputs.
+        UsageError: it is the same file as one of the inputs.
     """
-    from calmgrad.starting import refuse_dash
-
-    refuse_dash(output)
     if os.path.realpath(output) in map(os.path.realpath, inputs):
         raise UsageError(f"{output}: is read by this command: name another file for the output")

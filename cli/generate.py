@@ -148,10 +148,10 @@ def prepare(
 def fewer(count: int, options: dict[str, Any]) -> str:
     """Why there are not as many completions as were asked for."""
     from calmgrad.generation import PATIENCE
+    from calmgrad.sampling import Sampling
 
-    greedy = options["temperature"] == 0 or not any(options[k] for k in ("top_k", "top_p", "min_p"))
     reason = f"{PATIENCE} draws in a row brought no other"
-    if greedy:
+    if Sampling(**{name: value for name, value in options.items() if name != "stop"}).greedy:
         reason = "the likeliest token each time is one text; -t and -k draw others"
     return f"note     {count} of {options['candidates']} completions: {reason}"
 

@@ -1,5 +1,7 @@
 """Which device a name means, and what is told when it cannot be used."""
 
+import errno
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -201,6 +203,27 @@ def test_a_kernel_cache_that_cannot_be_written(
     (tmp_path / "file").touch()
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "file" / "kernels"))
     with pytest.raises(DeviceError, match=r"file/kernels: CuPy cannot write .* CUPY_CACHE_DIR"):
+        devices.open_device(0, "float32")
+
+
+def test_a_kernel_cache_in_a_folder_of_somebody_else(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which may not even be looked into: HOME is another user's."""
+    machine(GPU, ["cupy-cuda13x"])
+    private = tmp_path / "private"
+    private.mkdir()
+    stat, access = os.stat, os.access
+
+    def no_stat(path: Any, **rest: Any) -> os.stat_result:
+        if str(path).startswith(f"{private}/"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **rest)
+
+    monkeypatch.setattr(os, "stat", no_stat)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != private and access(path, mode))
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(private / "kernels"))
+    with pytest.raises(DeviceError, match=r"private/kernels: CuPy cannot write"):
         devices.open_device(0, "float32")
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_a_phase_that_kills_or_hangs_its_process_spares_the_others(
     hangs = "(s.keep(dict(rows=[7])), time.sleep(60))"
     phases = {"dies": "os._exit(3)", "hangs": hangs, "works": "dict(answer=42)"}
     monkeypatch.setattr(gpu_check, "PHASES", dict.fromkeys(phases))
-    monkeypatch.setattr(gpu_check, "SECONDS", {"hangs": 2})
+    monkeypatch.setattr(gpu_check, "SECONDS", {"hangs": 0.1})
     start = subprocess.Popen
 
     def popen(command: list[str], **rest: Any) -> Any:
@@ -103,13 +104,17 @@ def test_a_phase_that_kills_or_hangs_its_process_spares_the_others(
         text = "import os, sys, time; from benchmarks import gpu_check"
         text += f"; gpu_check.PHASES = {{{table}}}; sys.argv = {command[2:]!r}"
         text += "; print('seen', flush=True); gpu_check.main()"
-        return start([command[0], "-c", text], **rest)
+        process = start([command[0], "-c", text], **rest)
+        while "hangs" in command and not list(tmp_path.glob("??-hangs.json")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        return process
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     monkeypatch.setattr(sys, "argv", ["gpu_check", "--output", str(tmp_path)])
     assert gpu_check.main() == 1
     results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("??-*.json"))]
-    messages = ["ended with code 3", "not done after 2 s", ""]
+    messages = ["ended with code 3", "not done after 0.1 s", ""]
     assert [result["message"] for result in results] == messages
     assert results[0]["output"].startswith("seen")
     assert (results[1]["outcome"], results[1]["rows"]) == ("failed", [7])

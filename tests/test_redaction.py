@@ -14,6 +14,9 @@ def test_every_pattern_finds_its_example(pattern: object) -> None:
 
 
 SECRETS = r"""
+'Hunter22!'
+Hun'ter22!
+correct"Horse9x
 mysql -uroot -p'hunter22' db
 mysql --user=root --password=hunter22
 psql "host=h user=u password=hunter22 dbname=x"

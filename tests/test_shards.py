@@ -19,7 +19,7 @@ from calmgrad.cutting import SMALL_BATCH, Shard, cut, pack, pack_targets
 from calmgrad.shards import Runner, default_threads
 from calmgrad.tape import Tensor
 from calmgrad.tokenizer import PAD
-from calmgrad.worker import loss_head
+from calmgrad.worker import logits_head, loss_head
 
 lengths = st.lists(st.integers(1, 900), min_size=1, max_size=80)
 
@@ -181,6 +181,27 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     process.join(60)
     process.kill()
     assert process.exitcode == 0, "it waits for threads that only its parent has"
+
+
+def test_when_an_error_is_told_no_thread_is_at_work() -> None:
+    """Who catches it may use the runner again, and its threads have tapes of their own only."""
+    model = new_model(d_model=32, n_layers=1)
+    runner = Runner(backends.load("cpu"), model.config, model.weights, 2)
+    shards = runner.pack([np.arange(20), np.arange(30)], 1)
+    begun, ended = threading.Event(), []
+
+    def keep(output: Any, _: Any, i: int) -> None:
+        if i == 0:
+            assert begun.wait(60)
+            raise InterruptedError
+        begun.set()
+        time.sleep(0.1)
+        ended.append(i)
+
+    with pytest.raises(InterruptedError):
+        runner.run(shards, logits_head, keep=keep)
+    assert ended == [1]
+    runner.close()
 
 
 def test_memory_is_bounded_by_the_shard() -> None:

@@ -342,6 +342,7 @@ def test_duration() -> None:
     [
         (dict(max_steps=1, epochs=10, batch_size=64), "1 step, 1 epoch,"),
         (dict(max_steps=3, epochs=2, batch_size=32), "3 steps, 1.5 epochs,"),
+        (dict(max_steps=121, epochs=999, batch_size=64), "121 steps, 121 epochs,"),
         (dict(epochs=1, batch_size=32), "2 steps in 1 epoch,"),
     ],
 )

@@ -137,7 +137,7 @@ class Run(Running[Evaluated]):
         finally:
             if self.done == 0:  # it ended before its first step
                 self.directory.discard()
-            self.directory.close()  # which frees the lock: another run may take the name now
+            self.directory.close()  # frees the lock: another run may take the name from here on
             self.trainer.close()
         return result
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calmgrad.errors import DiskError, FileError, OutOfMemoryError
+from calmgrad.errors import DiskError, FileError, OutOfMemoryError, UsageError
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Chunk = bytes | bytearray | memoryview
@@ -156,10 +156,21 @@ def read_file(path: AnyPath, limit: int | None = None) -> bytes:
         return source.read(source.size)
 
 
+def refuse_dash(name: str) -> None:
+    """An output named `-` would be a file that is hard to find and to remove.
+
+    Raises:
+        UsageError: it is named so.
+    """
+    if name == "-":
+        raise UsageError("-: the output is a file, not standard output: expected its name")
+
+
 def check_writable(path: AnyPath) -> None:
     """Refuse, before any work is done, a target that `write_atomic` would refuse.
 
     Raises:
+        UsageError: it is named `-`.
         DiskError: it is no regular file, it is write-protected, or its folder is missing.
     """
     name = display(path)
@@ -184,6 +195,7 @@ def write_atomic(path: AnyPath, chunks: Iterable[Chunk], size: int | None = None
     gets what the umask leaves of 0666. On return the bytes and the name are on the disk.
 
     Raises:
+        UsageError: it is named `-`.
         DiskError: nothing was written and what was there before is untouched; only when the
             very last step, flushing the folder, fails does the new file stand already.
     """
@@ -204,8 +216,7 @@ def write_atomic(path: AnyPath, chunks: Iterable[Chunk], size: int | None = None
 
 def _writable_mode(name: str, target: str) -> int | None:
     """The permission bits of an existing target; None when there is none."""
-    if name == "-":  # elsewhere it is standard input: nobody means a file of that name
-        raise DiskError("-: expected a file name (./- for a file that is called so)")
+    refuse_dash(name)
     try:
         status = os.stat(target)
     except FileNotFoundError:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calmgrad.cli.common import json_option, not_over, one_line, say
+from calmgrad.cli.common import json_option, one_line, say
 from calmgrad.errors import usage_errors
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ def command(
     from calmgrad.conversion import convert_text
     from calmgrad.formats.files import counted
 
-    not_over(output, [])
     name = "standard input" if text == "-" else text
     teller = Teller(name)
     with usage_errors():

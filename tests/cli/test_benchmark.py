@@ -1,7 +1,6 @@
 """calmgrad benchmark"""
 
 import json
-import time
 from typing import ClassVar
 
 import pytest
@@ -73,14 +72,32 @@ def test_bad_calls(run: Run, arguments: list[str], message: str) -> None:
     assert message in run("benchmark", *arguments, code=2).stderr
 
 
-def test_repeats_follow_the_time() -> None:
-    calls: list[int] = []
-    times = timed(lambda: calls.append(0), 0.0)
-    assert (len(times), len(calls)) == (3, 5)
-    assert len(timed(lambda: None, 0.01)) > 3
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float = 1.0) -> None:
+        self.now += seconds
 
 
-def test_time_of_a_token_is_a_share_of_its_completion() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("calmgrad.cli.benchmark.time", clock)
+    return clock
+
+
+def test_repeats_follow_the_time(clock: Clock) -> None:
+    assert timed(clock.wait, 0.0) == [1.0] * 3
+    assert clock.now == 5  # two do not count
+    assert timed(clock.wait, 10.0) == [1.0] * 10
+
+
+def test_time_of_a_token_is_a_share_of_its_completion(clock: Clock) -> None:
     """A completion may end early: then fewer tokens share the time."""
 
     class Fake:
@@ -88,9 +105,9 @@ def test_time_of_a_token_is_a_share_of_its_completion() -> None:
 
         def generate(self, prompt: list[int], **options: object) -> list[Completion]:
             self.asked.append(options)
-            time.sleep(0.02)
+            clock.wait(8.0)
             return [Completion([1, 2, 3], "", 0.0, "end")]
 
     times = completion_times(Fake(), [1] * PROMPT, 0.0)  # type: ignore[arg-type]
     assert Fake.asked[0] == {"temperature": 0, "max_tokens": PROMPT}
-    assert 0.02 / 4 <= min(times) < 0.02
+    assert times == [2.0] * 3  # three tokens, and the end

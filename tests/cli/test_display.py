@@ -86,9 +86,12 @@ def test_facts_are_folded_between_words(
     monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)
     say(fact)
     say(command)
+    error = "error: a file that is no model, where a model was expected"
+    say(error)
     shown = capsys.readouterr().err.splitlines()
     assert shown == [
         "run      40 steps in 2 epochs, batches",
         "         of 32 sequences",
         command,
+        error,
     ]

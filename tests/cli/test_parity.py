@@ -228,16 +228,6 @@ def test_a_narrow_terminal_has_whole_numbers(
     ]  # fmt: skip
 
 
-def test_an_output_is_a_file(
-    here: Callable[..., Done], dataset: Path, model: calmgrad.Model, tmp_path: Path
-) -> None:
-    told = here("dump", "-m", "m.cwgt", "-d", dataset, "-o", "-", code=5).stderr
-    assert told == "error: -: expected a file name (./- for a file that is called so)\n"
-    assert not (tmp_path / "-").exists()
-    here("dump", "-m", "m.cwgt", "-d", dataset, "-o", "./-")
-    assert (tmp_path / "-").exists()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell that closes a stream")
 def test_a_closed_output_is_none(tmp_path: Path, model: calmgrad.Model) -> None:
     command = [sys.executable, "-m", "calmgrad.cli", "diff", "m.cwgt", "m.cwgt"]
