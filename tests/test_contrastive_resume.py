@@ -10,6 +10,7 @@ import calmgrad
 from calmgrad.contrastive import train_contrastive
 from calmgrad.contrastive.events import Result
 from calmgrad.errors import CalmgradError, FileError, UsageError
+from calmgrad.rundir import RunDirectory
 from calmgrad.settings import TrainConfig
 
 GIVEN: dict[str, Any] = dict(
@@ -100,6 +101,25 @@ def test_weights_go_where_the_run_was_to_put_them(
     ended(TrainConfig(resume="../parts"))
     assert Path("out.cwgt").read_bytes() == before
     assert Path("../out.cwgt").read_bytes() == Path("../parts/model.cwgt").read_bytes()
+
+
+def test_the_folder_of_a_run_that_did_nothing_goes_while_it_is_locked(
+    pairs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it may be another run's by then."""
+    discard = RunDirectory.discard
+    refused = []
+
+    def with_another_run(directory: RunDirectory) -> None:
+        with pytest.raises(UsageError, match="another run is writing") as caught:
+            RunDirectory.existing(directory.path)
+        refused.append(caught.value)
+        discard(directory)
+
+    monkeypatch.setattr(RunDirectory, "discard", with_another_run)
+    assert run(pairs, "parts", 0).steps == 0
+    assert len(refused) == 1
+    assert not Path("parts").exists()
 
 
 def test_each_damaged_checkpoint_is_told(pairs: str, caplog: pytest.LogCaptureFixture) -> None:
