@@ -37,7 +37,7 @@ def command(
     commits. The model sees folder, git state and last commands, and learns to complete the
     next one. Everything is seeded: the same steps give the same model.
     """
-    from calmgrad import data, demo, evaluation, rundir, training
+    from calmgrad import data, demo, rundir, training
     from calmgrad.cli.display import display
 
     directory = rundir.RunDirectory(save_dir, "demo", force)
@@ -71,9 +71,11 @@ def command(
         )
     if stop.caught is not None:
         say_stopped(result)
+        if not result.steps:
+            directory.discard()
     stop.leave_if_caught()
     assert result.before is not None
-    after = evaluation.evaluate(result.model, data.load_dataset(paths[1]), threads)
+    assert result.best is not None
     completions = [
         dict(description=p.description, typed=p.typed, completion=complete(result.model, p.tokens))
         for p in demo.PROMPTS
@@ -83,7 +85,7 @@ def command(
         "steps": result.steps,
         "seconds": round(result.seconds, 3),
         "bits_per_byte_before": result.before.bits_per_byte,
-        "bits_per_byte_after": after.bits_per_byte,
+        "bits_per_byte_after": result.best.bits_per_byte,
         "completions": completions,
     }
     if as_json:

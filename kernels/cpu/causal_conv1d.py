@@ -4,7 +4,7 @@
 is how many taps before the current token are inside of the sequence.
 """
 
-from calmgrad.kernels.cpu.compile import inlined, kernel
+from calmgrad.kernels.cpu.compile import columns, inlined, kernel
 from calmgrad.kernels.cpu.functions import sigmoid
 from calmgrad.kernels.cpu.simd import WIDTH, all_lanes, first_lanes, load, store
 from calmgrad.kernels.protocol import Array
@@ -32,7 +32,7 @@ def _forward(y, x, w, t, c, reach, lanes):
 
 @kernel
 def _forward_all(y, x, w, pos):
-    tokens, channels = x.shape
+    tokens, channels = pos.size, x.shape[1]
     taps = w.shape[0]
     full = channels // WIDTH * WIDTH
     for t in range(tokens):
@@ -46,7 +46,7 @@ def _forward_all(y, x, w, pos):
 def causal_conv1d_forward(y: Array, x: Array, weight: Array, pos: Array, work: Array) -> None:
     w = work[: weight.size].reshape(weight.shape[::-1])
     w[...] = weight.T
-    _forward_all(y, x, w, pos)
+    _forward_all(y, columns(x), w, pos)
 
 
 @inlined
@@ -71,7 +71,7 @@ def _backward_taps(dx, w, t, c, ahead, lanes):
 
 @kernel
 def _backward_all(dx, dw, dy, x, w, pos):
-    tokens, channels = x.shape
+    tokens, channels = pos.size, x.shape[1]
     taps = w.shape[0]
     full = channels // WIDTH * WIDTH
     tail = first_lanes(channels - full)
@@ -97,5 +97,5 @@ def causal_conv1d_backward(
     w, dw = work[: 2 * weight.size].reshape(2, *weight.shape[::-1])
     w[...] = weight.T
     dw[...] = 0
-    _backward_all(dx, dw, dy, x, w, pos)
+    _backward_all(columns(dx), dw, dy, columns(x), w, pos)
     dweight[...] = dw.T

@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from calmgrad.kernels.protocol import Array
+
 
 def _cache_folder() -> Path | None:
     """A folder only this user can write, named after the kernel sources; None if there is none.
@@ -106,6 +108,19 @@ def _forgiving(dispatcher: Any) -> Any:
 
     cache.save_overload, cache.load_overload = save_or_go_on, load_or_compile
     return dispatcher
+
+
+def columns(x: Array) -> Array:
+    """Some columns of a wider matrix, as a kernel takes them however many rows there are.
+
+    NumPy calls a single row of them contiguous, and Numba would compile the kernel once more for
+    that. So it gets the row as if there were another, which is not to be touched.
+    """
+    if len(x) > 1:
+        return x
+    from numpy.lib.stride_tricks import as_strided
+
+    return as_strided(x, (2, x.shape[1]), (0, x.itemsize))
 
 
 def inlined(function: Callable[..., Any]) -> Any:

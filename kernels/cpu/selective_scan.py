@@ -9,7 +9,7 @@ An array's name with _t is its row t, sixteen channels from c on: u_t is u[t, c 
 
 import math
 
-from calmgrad.kernels.cpu.compile import inlined, kernel
+from calmgrad.kernels.cpu.compile import columns, inlined, kernel
 from calmgrad.kernels.cpu.functions import one_minus_exp_minus, sigmoid, softplus
 from calmgrad.kernels.cpu.simd import (
     WIDTH,
@@ -33,8 +33,8 @@ GAP = 5 * WIDTH  # else arrays may lie 4096 bytes apart, where a load waits for 
 
 def selective_scan_workspace(tokens: int, chunks: int, channels: int, states: int) -> int:
     """A2, dA and dh of all channels; states, decays, dB and dC of a chunk of sixteen channels."""
-    columns, rows = -(-channels // WIDTH) * WIDTH, -(-states // WIDTH) * WIDTH
-    sizes = 3 * states * columns + WIDTH * ((2 * CHUNK + 1) * states + 2 * CHUNK * rows)
+    width, rows = -(-channels // WIDTH) * WIDTH, -(-states // WIDTH) * WIDTH
+    sizes = 3 * states * width + WIDTH * ((2 * CHUNK + 1) * states + 2 * CHUNK * rows)
     return sizes + 7 * GAP
 
 
@@ -136,10 +136,11 @@ def selective_scan_forward(
     work: Array,
 ) -> None:
     channels, states = A_log.shape
-    columns = -(-channels // WIDTH) * WIDTH
-    A2, h = _parts(work, (states, columns), (states, WIDTH))
+    width = -(-channels // WIDTH) * WIDTH
+    A2, h = _parts(work, (states, width), (states, WIDTH))
     _scaled_A(A2, A_log)
     forward = _forward_ragged if channels % WIDTH else _forward_blocks
+    z, bc = columns(z), columns(bc)
     forward(out, y, dt, checkpoints, u, z, bc, dt_bias, D, A2, h, offsets)
 
 
@@ -329,14 +330,15 @@ def selective_scan_backward(
     work: Array,
 ) -> None:
     channels, states = A_log.shape
-    columns, rows = -(-channels // WIDTH) * WIDTH, -(-states // WIDTH) * WIDTH
+    width, rows = -(-channels // WIDTH) * WIDTH, -(-states // WIDTH) * WIDTH
     A2, dA, dh, hs, decays, dB, dC = _parts(
-        work, (states, columns), (states, columns), (states, columns),
+        work, (states, width), (states, width), (states, width),
         (CHUNK + 1, states, WIDTH), (CHUNK, states, WIDTH),
         (CHUNK, rows, WIDTH), (CHUNK, rows, WIDTH),
     )  # fmt: skip
     _scaled_A(A2, A_log)
     backward = _backward_ragged if channels % WIDTH else _backward_blocks
+    dz, dbc, z, bc = map(columns, (dz, dbc, z, bc))
     backward(
         du, dz, ddt, dbc, ddt_bias, dA, dD, dout, y, dt, checkpoints, u, z, bc, D, A2,
         hs, decays, dh, dB, dC, offsets,

@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import calmgrad
-from calmgrad.cli.main import COMMANDS
+from calmgrad.cli.main import COMMANDS, cli
+from calmgrad.cli.runs import StopSignal
+from calmgrad.demo import demo_data
+from calmgrad.evaluation import evaluate
 from tests.cli.conftest import Run, environment
 
 SMALL = ["-m", "new", "--d-model", 16, "--n-layers", 1, "-b", 8]
@@ -66,13 +70,18 @@ def test_bits_per_byte_counts_bytes_only(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rules", ["c-engine", "calm-mamba"])
 def test_the_same_bytes_again(run: Run, dataset: Path, tmp_path: Path, rules: str) -> None:
-    for n, threads in enumerate((1, 2, 3, 8, 2)):
-        arguments = ["--rules", rules, "--max-steps", 12, "--save-dir", f"r{n}"]
+    for threads in (1, 2, 8):
+        arguments = ["--rules", rules, "--max-steps", 12, "--save-dir", f"r{threads}"]
         run("train", "-d", dataset, *SMALL, "--threads", threads, *arguments)
-    files = {(tmp_path / f"r{n}" / "model.cwgt").read_bytes() for n in range(5)}
+    files = {(tmp_path / f"r{threads}" / "model.cwgt").read_bytes() for threads in (1, 2, 8)}
     assert len(files) == 1
-    run("train", "-d", dataset, *SMALL, "--seed", 1, "--max-steps", 12, "--save-dir", "other")
-    assert (tmp_path / "other" / "model.cwgt").read_bytes() not in files
+
+
+def test_another_seed_gives_other_weights(run: Run, dataset: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run("train", "-d", dataset, *SMALL, "--seed", seed, "--max-steps", 1, "--save-dir", seed)
+    a, b = ((tmp_path / seed / "model.cwgt").read_bytes() for seed in "01")
+    assert a != b
 
 
 def test_rules_differ(run: Run, dataset: Path, tmp_path: Path) -> None:
@@ -400,3 +409,24 @@ def test_demo(run: Run, tmp_path: Path) -> None:
     assert result["weights"] == "runs/demo-2/model.cwgt"
     assert 6 < result["bits_per_byte_after"] < result["bits_per_byte_before"] < 9
     assert len(result["completions"]) >= 3
+    held_out = calmgrad.load_dataset(tmp_path / "runs/demo-2/validation.ctds")
+    saved = evaluate(calmgrad.load_model(tmp_path / "runs/demo-2/model.cwgt"), held_out)
+    assert result["bits_per_byte_after"] == saved.bits_per_byte
+
+
+def test_a_demo_that_is_stopped_at_once_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopped(StopSignal):
+        def __enter__(self) -> "Stopped":
+            self.caught = signal.SIGINT
+            return self
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("calmgrad.cli.demo.StopSignal", Stopped)
+    monkeypatch.setattr("calmgrad.demo.demo_data", partial(demo_data, train=16, validation=8))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["demo", "--steps", "3"], standalone_mode=False)
+    assert ended.value.code == 130
+    assert "stopped  before the first step" in capsys.readouterr().err
+    assert not list(Path("runs").iterdir())

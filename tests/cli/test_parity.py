@@ -14,7 +14,7 @@ import calmgrad
 from calmgrad.cli.main import cli
 from calmgrad.errors import CalmgradError
 from calmgrad.formats.dump import read, write
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, environment
 
 ROWS = 4
 
@@ -232,5 +232,7 @@ def test_a_narrow_terminal_has_whole_numbers(
 def test_a_closed_output_is_none(tmp_path: Path, model: calmgrad.Model) -> None:
     command = [sys.executable, "-m", "calmgrad.cli", "diff", "m.cwgt", "m.cwgt"]
     shell = ["sh", "-c", '"$@" >&-', "sh", *command]
-    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        shell, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=60
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
