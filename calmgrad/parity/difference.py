@@ -33,14 +33,23 @@ class Difference:
     size: int
 
 
-def difference(expected: Array, got: Array, rtol: float, dtype: Any = np.float32) -> Difference:
-    """Compare arrays of one shape; NaN equals NaN, and an infinity itself."""
+def difference(
+    expected: Array, got: Array, rtol: float, dtype: Any = np.float32, rounding: Any = 0.0
+) -> Difference:
+    """Compare arrays of one shape; NaN equals NaN, and an infinity itself.
+
+    Args:
+        rounding: what an element may differ besides, for each or for all: where large numbers
+            are subtracted, little is left to be relative to.
+    """
     e, g = np.asarray(expected, np.float64), np.asarray(got, np.float64)
     if e.size == 0:
         return Difference(0.0, 0.0, (), 0.0, 0.0, 0, 0)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         beside = np.asarray(np.abs(e))
         beside += max(_scale(e), np.finfo(np.float64).tiny)
+        if np.any(rounding):
+            beside += rounding / rtol
         relative = np.asarray(np.abs(g - e))
         relative /= beside
     if (odd := np.isnan(relative)).any():

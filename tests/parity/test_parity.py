@@ -48,6 +48,36 @@ def model() -> calmgrad.Model:
     return m
 
 
+def certain_model() -> tuple[calmgrad.Model, list[int]]:
+    """A model that is nearly sure of every target of the sequence."""
+    m = model()
+    m.parameters["ln_f.weight"][...] *= 14
+    tokens = [calmgrad.BOS, calmgrad.ATN]
+    while len(tokens) < 40:
+        tokens.append(int(np.argmax(m.logits(tokens)[-1])))
+    return m, tokens
+
+
+@pytest.mark.parametrize("names", [None, ("logits", "loss")])
+def test_a_model_that_is_sure_of_its_targets_is_right(names: tuple[str, ...] | None) -> None:
+    """Logits and log-sum-exp are larger than their differences by far, as is their rounding."""
+    m, tokens = certain_model()
+    dump = pass_dump(m, [tokens], [1])
+    assert np.abs(dump.arrays["logits"]).max() > 20
+    assert 0 < dump.arrays["loss"] < 0.002
+    report = check(dump if names is None else part(dump, *names), m.config, m.weights, run=False)
+    assert report.ok, report.first
+
+
+def test_of_such_a_model_a_mistake_is_still_found() -> None:
+    m, tokens = certain_model()
+    dump = pass_dump(m, [tokens], [1])
+    for name in ("nll", "grad/logits"):
+        dump.arrays[name] = dump.arrays[name] * np.float32(1.5)
+    found = check(dump, m.config, m.weights, run=False).findings
+    assert {(f.op, f.direction) for f in found} >= {("nll", "forward"), ("nll", "backward")}
+
+
 # --- partial dumps --------------------------------------------------------------------------------
 
 
