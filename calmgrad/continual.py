@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from calmgrad.data import Dataset
 from calmgrad.errors import DivergedError
 from calmgrad.loop import Course, sequences_of
-from calmgrad.model import Tokens
+from calmgrad.sequences import Tokens
 from calmgrad.settings import Continual
 from calmgrad.trainer import Trainer
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from calmgrad.data import Dataset
 from calmgrad.interrupting import asking
-from calmgrad.model import Model, checked_sequence
+from calmgrad.model import Model
+from calmgrad.sequences import checked_sequence
 from calmgrad.shards import Runner
 from calmgrad.worker import loss_head
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calmgrad import backend as backends
-from calmgrad.backend import Backend, to_numpy
-from calmgrad.config import ModelConfig, resolve
+from calmgrad.backend import Backend
+from calmgrad.config import resolve
 from calmgrad.cutting import Shard, pack_targets
 from calmgrad.decoder import Decoder
 from calmgrad.devices import resolve as resolve_device
@@ -27,53 +27,12 @@ from calmgrad.mirror import Mirror
 from calmgrad.packing import Packing
 from calmgrad.prompt import stop_patterns
 from calmgrad.sampling import resolve as resolve_sampling
+from calmgrad.sequences import Tokens, checked_sequence, checked_tokens
 from calmgrad.shards import Runner
 from calmgrad.worker import Head, embedding_head, logits_head, loss_head
 
-Tokens = Sequence[int] | NDArray[Any]
 Text = str | bytes
 Input = Text | Tokens  # of `embed`
-
-
-# --- tokens -----------------------------------------------------------------------------------
-
-
-def checked_tokens(tokens: Tokens, config: ModelConfig, what: str = "tokens") -> NDArray[np.int64]:
-    """The tokens as an array.
-
-    Raises:
-        ValueError: no tokens, or one outside the vocabulary.
-    """
-    array = np.asarray(to_numpy(tokens) if hasattr(tokens, "__cuda_array_interface__") else tokens)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{what}: shape {array.shape}, expected (n,) with n at least 1")
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"{what}: dtype {array.dtype}, expected whole numbers")
-    if array.min() < 0 or array.max() >= config.vocab:
-        at = int(np.argmax((array < 0) | (array >= config.vocab)))
-        raise ValueError(
-            f"{what}: token {array[at]} at position {at}: expected 0 to {config.vocab - 1}"
-        )
-    return array.astype(np.int64)
-
-
-def checked_sequence(
-    tokens: Tokens, cmd_pos: int, config: ModelConfig, what: str = "sequence"
-) -> NDArray[np.int64]:
-    """The tokens of a training sequence as an array.
-
-    Raises:
-        ValueError: as `checked_tokens`; also more than l_max tokens, or a position outside.
-    """
-    array = checked_tokens(tokens, config, what)
-    if array.size > config.l_max:
-        raise ValueError(f"{what}: {array.size} tokens, expected at most l_max = {config.l_max}")
-    if not 0 <= cmd_pos < array.size:
-        raise ValueError(f"{what}: cmd_pos {cmd_pos}, expected 0 to {array.size - 1}")
-    return array
-
-
-# --- the model --------------------------------------------------------------------------------
 
 
 class Model:

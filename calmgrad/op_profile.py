@@ -18,7 +18,8 @@ from calmgrad import ceilings, device_ceilings
 from calmgrad.backend import Backend
 from calmgrad.config import ModelConfig
 from calmgrad.kernels.cuda.device import Precision
-from calmgrad.model import Model, Tokens
+from calmgrad.model import Model
+from calmgrad.sequences import Tokens
 from calmgrad.tape import Step
 from calmgrad.trainer import Trainer
 

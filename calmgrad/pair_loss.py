@@ -14,8 +14,8 @@ from calmgrad import backend as backends
 from calmgrad.config import ModelConfig
 from calmgrad.cutting import Shard
 from calmgrad.kernels.protocol import Array
-from calmgrad.model import Tokens, checked_tokens
 from calmgrad.ops.infonce import infonce
+from calmgrad.sequences import Tokens, checked_tokens
 from calmgrad.shards import Runner
 from calmgrad.tape import Tape
 from calmgrad.update import adding_to

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from calmgrad.data import Dataset
-from calmgrad.model import Model, Tokens
+from calmgrad.model import Model
 from calmgrad.prompt import stop_patterns
 from calmgrad.sampling import resolve
+from calmgrad.sequences import Tokens
 from calmgrad.tokenizer import PAD
 
 TYPED, FIRST, COMMANDS = 3, 5, 1000  # what is measured unless told otherwise

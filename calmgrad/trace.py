@@ -24,10 +24,10 @@ from calmgrad.config import ModelConfig
 from calmgrad.cutting import Shard, target_shares, targets_of
 from calmgrad.kernels.protocol import Array
 from calmgrad.layout import views
-from calmgrad.model import Tokens, checked_sequence
 from calmgrad.network import Parameters, logits
 from calmgrad.ops.cross_entropy import cross_entropy
 from calmgrad.packing import Packing
+from calmgrad.sequences import Tokens, checked_sequence
 from calmgrad.staging import Staging
 from calmgrad.tape import Step, Tape, Tensor
 from calmgrad.worker import Head, loss_head, placed

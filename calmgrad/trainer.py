@@ -16,9 +16,10 @@ from calmgrad.cutting import SHARD_TOKENS, Shard, seeds_of, target_shares
 from calmgrad.device_update import make_update
 from calmgrad.errors import DivergedError
 from calmgrad.kernels.cuda.device import Precision
-from calmgrad.model import Model, Tokens, checked_sequence
+from calmgrad.model import Model
 from calmgrad.ops.pool import POOLS
 from calmgrad.optim import make_optimizer
+from calmgrad.sequences import Tokens, checked_sequence
 from calmgrad.trainer_state import TrainerState
 from calmgrad.worker import loss_head
 

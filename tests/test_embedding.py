@@ -8,7 +8,8 @@ import pytest
 
 import calmgrad
 from calmgrad import cutting
-from calmgrad.model import Model, Tokens
+from calmgrad.model import Model
+from calmgrad.sequences import Tokens
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ FOLDERS = {"calmgrad": "calmgrad", "kernels": "calmgrad.kernels", "cli": "calmgr
 LAYERS = [
     "errors config layout tokenizer blas nvidia",
     "kernels",
-    "arena shapes packing devices backend staging mirror replay",
+    "arena shapes packing devices backend sequences staging mirror replay",
     "tape",
     "ops",
     "network parameters memory cutting buckets",

@@ -12,8 +12,9 @@ from calmgrad.config import ModelConfig
 from calmgrad.explain.formulas import formula_of
 from calmgrad.explain.scan import ScanStates, scan_states
 from calmgrad.layout import layout, views
-from calmgrad.model import Model, Tokens, checked_sequence
+from calmgrad.model import Model
 from calmgrad.optim import clip_scale
+from calmgrad.sequences import Tokens, checked_sequence
 from calmgrad.tokenizer import NAMES, PAD
 from calmgrad.trace import Input, Record, Trace, trace
 from calmgrad.trainer import Trainer

@@ -11,9 +11,10 @@ from calmgrad.config import ModelConfig
 from calmgrad.decoder import Decoder
 from calmgrad.errors import FileError
 from calmgrad.formats.dump import Dump, Setting
-from calmgrad.model import Model, Tokens
+from calmgrad.model import Model
 from calmgrad.parity.local import Array
 from calmgrad.parity.sources import to_dump
+from calmgrad.sequences import Tokens
 from calmgrad.trace import Batch, trace
 from calmgrad.trainer import Trainer
 
